@@ -1,0 +1,88 @@
+//! File writes that either happen whole or not at all.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use super::{Context, Error, Result};
+
+/// Replaces `path` with `bytes` so that a crash leaves the old content or the new, never a mixture, and
+/// a return means it is on the disk. The file is readable by its owner only.
+///
+/// # Errors
+/// Any failure to write, flush or rename, with the path; the old file then still stands.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = temporary_beside(path)?;
+    let written = write_synced(&temporary, bytes).and_then(|()| rename_durably(&temporary, path));
+    if written.is_err() {
+        // The write's own failure is what the caller must hear of, not that of the clean-up.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// Renames a synced file into place and makes the rename itself durable.
+pub fn rename_durably(from: &Path, to: &Path) -> Result<()> {
+    std::fs::rename(from, to).with_context(|| format!("renaming {} to {}", from.display(), to.display()))?;
+    sync_parent(to)
+}
+
+/// Makes the directory entry of `path` durable: a new or renamed file survives a power cut only after this.
+pub fn sync_parent(path: &Path) -> Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)
+        .and_then(|directory| directory.sync_all())
+        .with_context(|| format!("syncing {}", parent.display()))
+}
+
+/// Creates a directory and its parents, readable by their owner only.
+pub fn create_private_dir(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("creating the directory {}", path.display()))
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let write = |path: &Path| -> std::io::Result<()> {
+        let mut file = options.open(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write(path).with_context(|| format!("writing {}", path.display()))
+}
+
+fn temporary_beside(path: &Path) -> Result<std::path::PathBuf> {
+    let name = path.file_name().ok_or_else(|| Error::failed(format!("{} names no file", path.display())))?;
+    let mut temporary = name.to_os_string();
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    Ok(path.with_file_name(temporary))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaces_whole_and_leaves_nothing_beside() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("a");
+        write_atomic(&path, b"one").expect("first");
+        write_atomic(&path, b"two").expect("second");
+        assert_eq!(std::fs::read(&path).expect("read"), b"two");
+        assert_eq!(std::fs::read_dir(directory.path()).expect("list").count(), 1);
+    }
+
+    #[test]
+    fn says_where_it_failed() {
+        let error = write_atomic(Path::new("/nonexistent/a"), b"x").unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/a"), "{error}");
+    }
+}

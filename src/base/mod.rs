@@ -1,0 +1,14 @@
+//! What every room stands on: errors that say what to do, identifiers, units, the counter-based
+//! random generator, atomic file writes, and the way long work reports itself.
+
+pub mod error;
+pub mod fs;
+pub mod id;
+pub mod progress;
+pub mod rng;
+pub mod units;
+
+pub use error::{Context, Error, ErrorKind, Result};
+pub use id::{Id, IdKind};
+pub use progress::{Monitor, Progress, Silent};
+pub use rng::Philox;

@@ -1,0 +1,21 @@
+//! Cloister: an embedded, on-premise, secure LLM appliance.
+//!
+//! The crate is a house of rooms on floors; a room imports only rooms on lower floors, and
+//! `tests/house.rs` keeps it so. `docs/architecture.md` is the plan of the house.
+//!
+//! | floor | rooms |
+//! |---|---|
+//! | 0 | [`base`] |
+//! | 1 | `seal`, `tensor`, `text` |
+//! | 2 | `store`, `auditlog`, `device` |
+//! | 3 | `vault`, `ops` |
+//! | 4 | `corpus`, `nn` |
+//! | 5 | `model` |
+//! | 6 | `train`, `infer` |
+//! | 7 | `evaluate` |
+//! | 8 | `improve` |
+//! | 9 | `work` |
+//! | 10 | `serve` |
+//! | 11 | `cli` |
+
+pub mod base;
