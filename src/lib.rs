@@ -19,3 +19,4 @@
 //! | 11 | `cli` |
 
 pub mod base;
+pub mod cli;

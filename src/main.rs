@@ -1,5 +1,5 @@
 //! The one binary. Everything is in the library, so that tests can import it.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    cloister::cli::main()
 }

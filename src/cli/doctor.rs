@@ -1,0 +1,221 @@
+//! `cloister doctor`: what this machine offers, what is missing, and what to do about it. It changes nothing
+//! and opens nothing that is sealed.
+
+use std::{fs, path::Path};
+
+use serde::Serialize;
+
+use super::{
+    screen::Screen,
+    settings::{Device, Settings},
+};
+use crate::base::{Error, Result, units::Bytes};
+
+/// Below this a trial run of a few million parameters would start to swap.
+const MEMORY_BYTES_MIN: u64 = 2 << 30;
+/// SQLite's locks do not hold on these.
+const NETWORK_FILESYSTEMS: [&str; 8] =
+    ["nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "fuse.sshfs"];
+
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Good,
+    /// It works, less well than it could.
+    Poor,
+    Bad,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    state: State,
+    found: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+}
+
+pub fn run(_: Args, settings: &Settings, screen: &Screen) -> Result<()> {
+    let checks = [
+        version(),
+        processor(),
+        memory(&read("/proc/meminfo")),
+        locked_memory(&read("/proc/self/limits")),
+        filesystem(&settings.data_dir, &read("/proc/self/mounts")),
+        device(settings.device),
+    ];
+    for check in &checks {
+        screen.show(check, |screen, check| draw(screen, check))?;
+    }
+    match checks.iter().filter(|check| check.state == State::Bad).count() {
+        0 => Ok(()),
+        bad => Err(Error::failed(format!("{bad} of {} checks failed", checks.len()))),
+    }
+}
+
+fn draw(screen: &Screen, check: &Check) -> Result<()> {
+    let mark = match check.state {
+        State::Good => "ok  ",
+        State::Poor => "poor",
+        State::Bad => "BAD ",
+    };
+    screen.line(format_args!("{mark}  {:<14} {}", check.name, check.found))?;
+    check.remedy.iter().try_for_each(|remedy| screen.line(format_args!("      {:<14} {remedy}", "")))
+}
+
+fn good(name: &'static str, found: impl Into<String>) -> Check {
+    Check { name, state: State::Good, found: found.into(), remedy: None }
+}
+
+fn lacking(name: &'static str, state: State, found: impl Into<String>, remedy: &str) -> Check {
+    Check { name, state, found: found.into(), remedy: Some(remedy.into()) }
+}
+
+/// An unreadable file of the kernel's reads as empty: each check then says that it does not know.
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn version() -> Check {
+    good("version", format!("cloister {}", env!("CARGO_PKG_VERSION")))
+}
+
+fn processor() -> Check {
+    let info = read("/proc/cpuinfo");
+    let field = |name: &str| {
+        let line = info.lines().find(|line| line.starts_with(name))?;
+        line.split_once(':').map(|(_, value)| value.trim().to_owned())
+    };
+    let model = field("model name").unwrap_or_else(|| std::env::consts::ARCH.into());
+    let flags = field("flags").unwrap_or_default();
+    let has = |flag: &str| flags.split_whitespace().any(|known| known == flag);
+    let simd: Vec<&str> = ["avx2", "avx512f", "avx512_bf16"].into_iter().filter(|flag| has(flag)).collect();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let found = format!(
+        "{model}, {cores} threads, {}",
+        if simd.is_empty() { "no AVX".into() } else { simd.join(" ") }
+    );
+    if has("avx2") {
+        good("processor", found)
+    } else {
+        lacking("processor", State::Poor, found, "without AVX2 training is several times slower")
+    }
+}
+
+fn memory(meminfo: &str) -> Check {
+    let kib = |name: &str| -> Option<u64> {
+        let line = meminfo.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    };
+    let (Some(total), Some(available)) = (kib("MemTotal:"), kib("MemAvailable:")) else {
+        return lacking("memory", State::Poor, "unknown: /proc/meminfo cannot be read", "mount /proc");
+    };
+    let found = format!("{} of {} available", Bytes(available << 10), Bytes(total << 10));
+    if available << 10 >= MEMORY_BYTES_MIN {
+        good("memory", found)
+    } else {
+        lacking("memory", State::Poor, found, "train a smaller model (--params), or free some memory")
+    }
+}
+
+/// Keys live in locked pages, so that they never reach a swap partition.
+fn locked_memory(limits: &str) -> Check {
+    const NEEDED_BYTES: u64 = 64 << 10;
+    let soft = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max locked memory"))
+        .and_then(|rest| rest.split_whitespace().next());
+    match soft {
+        Some("unlimited") => good("locked memory", "unlimited"),
+        Some(limit) => {
+            let bytes = limit.parse().unwrap_or(0);
+            let found = Bytes(bytes).to_string();
+            if bytes >= NEEDED_BYTES {
+                good("locked memory", found)
+            } else {
+                let remedy =
+                    "raise it (ulimit -l, or LimitMEMLOCK= in the unit): keys are kept in locked memory";
+                lacking("locked memory", State::Bad, found, remedy)
+            }
+        }
+        None => lacking("locked memory", State::Poor, "unknown: /proc cannot be read", "mount /proc"),
+    }
+}
+
+/// The filesystem that holds, or will hold, the data directory.
+fn filesystem(data_dir: &Path, mounts: &str) -> Check {
+    let existing = data_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+    let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
+    let Ok(real) = existing.canonicalize() else {
+        return lacking(
+            "data directory",
+            State::Bad,
+            format!("{} cannot be reached", data_dir.display()),
+            "check the path",
+        );
+    };
+    let mount = mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            Some((fields.next()?, fields.next()?))
+        })
+        .filter(|(place, _)| real.starts_with(place))
+        .max_by_key(|(place, _)| place.len());
+    let kind = mount.map_or("unknown", |(_, kind)| kind);
+    let state = if data_dir.exists() { "" } else { ", not made yet" };
+    let found = format!("{} on {kind}{state}", data_dir.display());
+    if NETWORK_FILESYSTEMS.contains(&kind) {
+        lacking(
+            "data directory",
+            State::Bad,
+            found,
+            "keep it on a local disk: SQLite's locks do not hold over a network",
+        )
+    } else {
+        good("data directory", found)
+    }
+}
+
+fn device(asked: Device) -> Check {
+    let cards = fs::read_dir("/proc/driver/nvidia/gpus").map_or(0, Iterator::count);
+    match (asked, cards) {
+        (Device::Cuda(_), _) => {
+            lacking("device", State::Bad, "this version computes on the CPU alone", "use --device cpu")
+        }
+        (_, 0) => good("device", "CPU"),
+        (_, cards) => lacking(
+            "device",
+            State::Poor,
+            format!("CPU; {cards} NVIDIA GPU(s) stand idle"),
+            "this version has no GPU kernels",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_over_a_network_is_bad() {
+        let mounts = "/dev/sda1 / ext4 rw 0 0\nserver:/home /tmp nfs4 rw 0 0\n";
+        assert_eq!(filesystem(Path::new("/tmp/nowhere/data"), mounts).state, State::Bad);
+        assert_eq!(filesystem(Path::new("/nowhere/data"), mounts).state, State::Good);
+    }
+
+    #[test]
+    fn little_memory_to_lock_is_bad_and_little_to_use_is_poor() {
+        let limits = |soft: &str| {
+            format!("Max locked memory         {soft}               8388608              bytes\n")
+        };
+        assert_eq!(locked_memory(&limits("0")).state, State::Bad);
+        assert_eq!(locked_memory(&limits("8388608")).state, State::Good);
+        assert_eq!(locked_memory(&limits("unlimited")).state, State::Good);
+        assert_eq!(memory("MemTotal: 4096 kB\nMemAvailable: 1024 kB\n").state, State::Poor);
+        assert_eq!(memory("garbage").state, State::Poor);
+    }
+}
