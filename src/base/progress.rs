@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Result;
+
 /// One honest progress line: where the work is, and what it measures on the way.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
@@ -26,6 +28,11 @@ pub trait Monitor: Sync {
     fn progress(&self, progress: &Progress);
     /// Says one thing that stays: a file that was refused, a checkpoint that was written.
     fn note(&self, message: &str);
+    /// States a fact that must outlive this process, such as which checkpoints stand: on return it is durable,
+    /// and it replaces the fact of the same kind that this work stated before.
+    fn record(&self, _kind: &str, _fact: &serde_json::Value) -> Result<()> {
+        Ok(())
+    }
     /// Whether the work should stop at the next safe place and keep what it has.
     fn stop_requested(&self) -> bool;
 }
