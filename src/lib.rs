@@ -20,3 +20,4 @@
 
 pub mod base;
 pub mod cli;
+pub mod train;

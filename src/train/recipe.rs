@@ -70,9 +70,12 @@ impl Recipe {
         check_ranges(config)?;
         let budget = match config.minutes {
             None => None,
-            Some(minutes) => Some(60.0 * minutes * flops_per_s.ok_or_else(|| {
-                Error::usage("a run by the clock needs a measurement of this machine first")
-            })?),
+            Some(minutes) => Some(
+                60.0 * minutes
+                    * flops_per_s.ok_or_else(|| {
+                        Error::usage("a run by the clock needs a measurement of this machine first")
+                    })?,
+            ),
         };
         let shape = settle_shape(config, data, budget)?;
         if data.train_tokens < shape.context {
@@ -149,8 +152,11 @@ fn check_ranges(config: &RunConfig) -> Result<()> {
     for (key, value, range) in numbers {
         // A NaN is in no range.
         if let Some(value) = value.filter(|value| !range.contains(value)) {
-            return Err(Error::usage(format!("{key} = {value} is out of range"))
-                .remedy(format!("choose it from {} to {}", range.start(), range.end())));
+            return Err(Error::usage(format!("{key} = {value} is out of range")).remedy(format!(
+                "choose it from {} to {}",
+                range.start(),
+                range.end()
+            )));
         }
     }
     let counts = [

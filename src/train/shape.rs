@@ -95,7 +95,10 @@ impl Shape {
             ("context", context),
         ] {
             if value == 0 || value > 1 << 24 {
-                return refuse(format!("{name} = {value} makes no model"), "give it a value from 1 to 16777216");
+                return refuse(
+                    format!("{name} = {value} makes no model"),
+                    "give it a value from 1 to 16777216",
+                );
             }
         }
         if !dim.is_multiple_of(heads) || !(dim / heads).is_multiple_of(2) {
@@ -179,7 +182,9 @@ mod tests {
 
     #[test]
     fn the_dial_lands_near_what_was_asked_with_sound_ratios() {
-        for params in [500_000, 1_000_000, 5_000_000, 10_000_000, 60_000_000, 125_000_000, 1_100_000_000, 7_000_000_000] {
+        for params in
+            [500_000, 1_000_000, 5_000_000, 10_000_000, 60_000_000, 125_000_000, 1_100_000_000, 7_000_000_000]
+        {
             let vocab = if params < 50_000_000 { 2048 } else { 32_000 };
             let shape = dialled(params, vocab);
             let off = shape.parameters() as f64 / params as f64;
