@@ -20,4 +20,5 @@
 
 pub mod base;
 pub mod cli;
+pub mod text;
 pub mod train;
