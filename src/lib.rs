@@ -22,3 +22,4 @@ pub mod base;
 pub mod cli;
 pub mod text;
 pub mod train;
+pub mod device;
