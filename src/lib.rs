@@ -20,6 +20,6 @@
 
 pub mod base;
 pub mod cli;
+pub mod device;
 pub mod text;
 pub mod train;
-pub mod device;

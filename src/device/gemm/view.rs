@@ -67,11 +67,10 @@ impl<'a, T> MatMut<'a, T> {
     ) -> Self {
         let extent = extent(rows, cols, row_stride, col_stride);
         assert!(extent <= data.len(), "a matrix of {extent} elements in a slice of {}", data.len());
-        let apart = rows <= 1 && cols <= 1
-            || rows <= 1 && col_stride > 0
-            || cols <= 1 && row_stride > 0
-            || col_stride > 0 && row_stride > (cols - 1) * col_stride
-            || row_stride > 0 && col_stride > (rows - 1) * row_stride;
+        // A step along one index must clear everything that the other index reaches.
+        let apart = (rows <= 1 || row_stride > (cols.max(1) - 1) * col_stride)
+            && (cols <= 1 || col_stride > 0)
+            || (cols <= 1 || col_stride > (rows.max(1) - 1) * row_stride) && (rows <= 1 || row_stride > 0);
         assert!(
             apart || extent == 0,
             "elements of a written matrix overlap: strides {row_stride}, {col_stride}"

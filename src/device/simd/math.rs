@@ -14,7 +14,7 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     // integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
     // ln 2 in two parts: the first has few bits, so that n times it is exact.
-    const LN2_HI: f32 = 0.693_359_375;
+    const LN2_HI: f32 = 355.0 / 512.0;
     const LN2_LO: f32 = -2.121_944_4e-4;
 
     // Comparisons in this order keep NaN.
