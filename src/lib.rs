@@ -21,5 +21,6 @@
 pub mod base;
 pub mod cli;
 pub mod device;
+pub mod infer;
 pub mod text;
 pub mod train;
