@@ -21,6 +21,7 @@
 pub mod base;
 pub mod cli;
 pub mod device;
+pub mod evaluate;
 pub mod infer;
 pub mod text;
 pub mod train;

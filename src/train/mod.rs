@@ -3,6 +3,7 @@
 //! another without a bound. Layers and their gradients are `nn`'s and `model`'s; sampling is `infer`'s.
 
 pub mod config;
+pub mod loader;
 pub mod pretrain;
 pub mod recipe;
 pub mod schedule;

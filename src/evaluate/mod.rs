@@ -1,0 +1,5 @@
+//! Evaluation: how well a model foretells held-out text, beside baselines on the same text.
+
+pub mod baselines;
+
+pub use baselines::Baselines;
