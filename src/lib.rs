@@ -23,5 +23,6 @@ pub mod cli;
 pub mod device;
 pub mod evaluate;
 pub mod infer;
+pub mod seal;
 pub mod text;
 pub mod train;

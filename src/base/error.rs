@@ -147,6 +147,10 @@ impl IntoCause for Error {
 
 impl IntoCause for std::io::Error {
     fn into_cause(self) -> Error {
+        // A reader or writer of ours had to speak `io::Error`: what it carries is the cause, kind and all.
+        if let Some(ours) = self.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+            return ours.clone();
+        }
         let error = Error::failed(self.to_string());
         match self.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => error
@@ -204,6 +208,17 @@ mod tests {
         assert!(error.to_string().starts_with("appending to the audit log: writing a.log: "));
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(error.remedy_text().is_some_and(|remedy| remedy.contains("space")));
+    }
+
+    #[test]
+    fn keeps_its_kind_through_an_io_error() {
+        let carried: Result<()> =
+            Err(std::io::Error::other(Error::integrity("chunk 3 is wrong"))).context("reading");
+        let error = carried.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.to_string().as_str()),
+            (ErrorKind::Integrity, "reading: chunk 3 is wrong")
+        );
     }
 
     #[test]

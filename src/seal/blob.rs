@@ -1,0 +1,52 @@
+//! Small sealed values: wrapped keys, database columns, token extents. One value, one AEAD call:
+//!
+//!     format 1 (1 byte) | random nonce (12) | ciphertext | tag (16)
+//!
+//! The associated data says where the value belongs, so that it cannot be moved. Nonces are random: one key
+//! seals at most 2^32 values (NIST SP 800-38D, 8.3).
+
+use super::{
+    Key,
+    cipher::{Cipher, NONCE_BYTES, TAG_BYTES},
+};
+use crate::base::{Error, Result};
+
+const FORMAT: u8 = 1;
+const HEAD_BYTES: usize = 1 + NONCE_BYTES;
+
+/// How much longer a sealed value is than its plaintext.
+pub const BLOB_OVERHEAD_BYTES: usize = HEAD_BYTES + TAG_BYTES;
+
+/// Seals `plain`; `aad` must be given again to open it.
+pub fn seal_blob(key: &Key, aad: &[u8], plain: &[u8]) -> Result<Vec<u8>> {
+    let mut blob = Vec::with_capacity(plain.len() + BLOB_OVERHEAD_BYTES);
+    blob.resize(HEAD_BYTES, FORMAT);
+    blob.extend_from_slice(plain);
+    let (nonce, tag) = Cipher::new(key).seal(aad, &mut blob[HEAD_BYTES..])?;
+    blob[1..HEAD_BYTES].copy_from_slice(&nonce);
+    blob.extend_from_slice(&tag);
+    Ok(blob)
+}
+
+/// Opens a sealed value.
+///
+/// # Errors
+/// `Integrity` when it was altered, belongs elsewhere, or was sealed under another key: these cannot be told
+/// apart. The caller adds what it was.
+pub fn open_blob(key: &Key, aad: &[u8], blob: &[u8]) -> Result<Vec<u8>> {
+    let Some((&FORMAT, rest)) = blob.split_first() else {
+        return Err(Error::integrity("a sealed value does not begin as one of format 1"));
+    };
+    let parts = rest.split_first_chunk().and_then(|(nonce, rest)| {
+        let (ciphertext, tag) = rest.split_last_chunk()?;
+        Some((nonce, ciphertext, tag))
+    });
+    let Some((nonce, ciphertext, tag)) = parts else {
+        return Err(Error::integrity("a sealed value is cut short"));
+    };
+    let mut plain = ciphertext.to_vec();
+    Cipher::new(key)
+        .open(*nonce, aad, *tag, &mut plain)
+        .map_err(|_| Error::integrity("a sealed value was altered, moved, or sealed under another key"))?;
+    Ok(plain)
+}

@@ -1,0 +1,33 @@
+//! Keys and everything done with them: locked memory, sealed objects and small sealed values, key derivation,
+//! hashes, signatures and passphrases. It promises that key bytes lie in locked, never-dumped memory that is
+//! wiped when they go, and that no byte of plaintext leaves before the chunk that holds it is authenticated.
+//! Which key belongs to what, and where files lie, is the vault's business. No other room imports `ring`.
+
+mod blob;
+mod cipher;
+mod hash;
+mod header;
+mod key;
+mod passphrase;
+mod process;
+mod random;
+mod reader;
+mod sign;
+mod slab;
+mod wipe;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use blob::{BLOB_OVERHEAD_BYTES, open_blob, seal_blob};
+pub use hash::{Digest, Sha256, hmac, same_bytes, sha256, verify_hmac};
+pub use header::{CHUNK_BYTES_DEFAULT, HEADER_BYTES, Header, Label, sealed_length_bytes};
+pub use key::{KEY_BYTES, Key};
+pub use passphrase::{PassphraseParams, Secret};
+pub use process::forbid_core_dumps;
+pub use random::{new_id, random_bytes};
+pub use reader::SealReader;
+pub use sign::{PublicKey, SIGNATURE_BYTES, Signer};
+pub use wipe::{WipedVec, wipe};
+pub use writer::{SealWriter, Sealed};

@@ -1,0 +1,239 @@
+//! Reads a sealed object in place: positioned, from any number of threads at once. Ciphertext is read straight
+//! to where its plaintext will be, opened there, and wiped there when it is not authentic.
+#![allow(unsafe_code)] // preadv, which std does not offer on stable
+
+use std::{fs::File, io, os::fd::AsRawFd, os::unix::fs::FileExt, thread};
+
+use super::{
+    HEADER_BYTES, Header, Key, Label, WipedVec,
+    cipher::{Cipher, NONCE_BYTES, TAG_BYTES},
+    header::CHUNK_OVERHEAD_BYTES,
+    wipe,
+};
+use crate::base::{Context, Error, Result};
+
+/// Chunks read by one system call: enough to make its cost vanish, few enough to stay in the cache until
+/// they are opened.
+const GROUP_BYTES: usize = 512 << 10;
+/// A thread is worth starting for this much.
+const BYTES_PER_THREAD_MIN: usize = 2 << 20;
+const THREADS_MAX: usize = 16;
+
+/// An open sealed object. Nothing it returns comes from a chunk that was not authenticated.
+pub struct SealReader {
+    file: File,
+    header: Header,
+    content_key: Key,
+}
+
+impl SealReader {
+    /// Opens the object that `label` names and `key` seals.
+    ///
+    /// # Errors
+    /// `Integrity`, naming the object, when the header is not authentic, is another object's, or the file is
+    /// not exactly as long as the header demands.
+    pub fn open(file: File, key: &Key, label: Label) -> Result<Self> {
+        let object = label.object;
+        let found_bytes = file.metadata().with_context(|| format!("opening object {object}"))?.len();
+        let mut bytes = [0; HEADER_BYTES];
+        if found_bytes < HEADER_BYTES as u64 {
+            return Err(cut_short(label, HEADER_BYTES as u64 - found_bytes));
+        }
+        file.read_exact_at(&mut bytes, 0)
+            .with_context(|| format!("reading the header of object {object}"))?;
+        let header = Header::open(key, label, &bytes)?;
+        let due_bytes = header.sealed_length_bytes();
+        if found_bytes < due_bytes {
+            return Err(cut_short(label, due_bytes - found_bytes));
+        }
+        if found_bytes > due_bytes {
+            let more = found_bytes - due_bytes;
+            return Err(Error::integrity(format!("object {object} was extended by {more} bytes")));
+        }
+        let content_key = header.content_key(key)?;
+        Ok(Self { file, header, content_key })
+    }
+
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    pub fn len_bytes(&self) -> u64 {
+        self.header.length_bytes
+    }
+
+    /// Fills `out` with the plaintext that begins at `offset`. Large ranges are opened by several threads.
+    ///
+    /// # Errors
+    /// `Integrity`, naming object and chunk, when a chunk is not what was sealed there; `out` then holds
+    /// nothing of that chunk. `Usage` when the range goes beyond the end.
+    pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let end = offset.checked_add(out.len() as u64).filter(|&end| end <= self.len_bytes());
+        if end.is_none() {
+            return Err(Error::usage(format!(
+                "object {} has {} bytes: {} at {offset} cannot be read",
+                self.header.label.object,
+                self.len_bytes(),
+                out.len()
+            )));
+        }
+        if out.is_empty() {
+            return Ok(());
+        }
+        let chunk_bytes = u64::from(self.header.chunk_bytes);
+        let (first, skip) = (offset / chunk_bytes, (offset % chunk_bytes) as usize);
+        let result = self.read_edges(first, skip, out);
+        if result.is_err() {
+            // Chunks that were opened before the bad one are authentic, but half an answer is none.
+            wipe(out);
+        }
+        result
+    }
+
+    /// The first and the last chunk may be wanted in part: they go through a buffer of their own.
+    fn read_edges(&self, mut first: u64, skip: usize, mut out: &mut [u8]) -> Result<()> {
+        let whole = self.header.chunk_length(first);
+        if skip > 0 || out.len() < whole {
+            let (head, rest) = out.split_at_mut(out.len().min(whole - skip));
+            let mut chunk = WipedVec::zeroed(whole);
+            self.open_group(&Cipher::new(&self.content_key), first, &mut chunk)?;
+            head.copy_from_slice(&chunk[skip..skip + head.len()]);
+            (first, out) = (first + 1, rest);
+        }
+        let chunk_bytes = self.header.chunk_bytes as usize;
+        let full = out.len() / chunk_bytes * chunk_bytes;
+        let last = first + (full / chunk_bytes) as u64;
+        let ends_object = last + 1 == self.header.chunks()
+            && out.len() - full == self.header.chunk_length(last)
+            && out.len() > full;
+        let (middle, tail) = out.split_at_mut(if ends_object { out.len() } else { full });
+        self.read_whole_chunks(first, middle)?;
+        if !tail.is_empty() {
+            let mut chunk = WipedVec::zeroed(self.header.chunk_length(last));
+            self.open_group(&Cipher::new(&self.content_key), last, &mut chunk)?;
+            tail.copy_from_slice(&chunk[..tail.len()]);
+        }
+        Ok(())
+    }
+
+    /// Whole chunks, shared out over threads in runs that lie together.
+    fn read_whole_chunks(&self, first: u64, out: &mut [u8]) -> Result<()> {
+        let cores = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+        let threads = (out.len() / BYTES_PER_THREAD_MIN).clamp(1, cores);
+        if threads == 1 {
+            return self.read_run(first, out);
+        }
+        let chunk_bytes = self.header.chunk_bytes as usize;
+        let run_chunks = out.len().div_ceil(chunk_bytes).div_ceil(threads);
+        thread::scope(|scope| {
+            let runs: Vec<_> = out
+                .chunks_mut(run_chunks * chunk_bytes)
+                .enumerate()
+                .map(|(number, run)| {
+                    let begins = first + (number * run_chunks) as u64;
+                    scope.spawn(move || self.read_run(begins, run))
+                })
+                .collect();
+            runs.into_iter().try_for_each(|run| match run.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })
+    }
+
+    fn read_run(&self, first: u64, out: &mut [u8]) -> Result<()> {
+        let cipher = Cipher::new(&self.content_key);
+        let chunk_bytes = self.header.chunk_bytes as usize;
+        let group_chunks = (GROUP_BYTES / chunk_bytes).clamp(1, libc::UIO_MAXIOV as usize / 3);
+        for (number, group) in out.chunks_mut(group_chunks * chunk_bytes).enumerate() {
+            self.open_group(&cipher, first + (number * group_chunks) as u64, group)?;
+        }
+        Ok(())
+    }
+
+    /// Reads and opens the chunks from `first` whose plaintext fills `out` exactly.
+    fn open_group(&self, cipher: &Cipher, first: u64, out: &mut [u8]) -> Result<()> {
+        let chunk_bytes = self.header.chunk_bytes as usize;
+        let chunks = out.len().div_ceil(chunk_bytes).max(1);
+        let mut edges = vec![([0; NONCE_BYTES], [0; TAG_BYTES]); chunks];
+        let object = self.header.label.object;
+        read_scattered(&self.file, self.header.chunk_at(first), chunk_bytes, &mut edges, out).map_err(
+            |error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => {
+                    Error::integrity(format!("object {object} was cut short while it was read"))
+                }
+                _ => error_reading(error, object),
+            },
+        )?;
+        for (place, (nonce, tag)) in edges.into_iter().enumerate() {
+            let index = first + place as u64;
+            let start = place * chunk_bytes;
+            let text = &mut out[start..start + self.header.chunk_length(index)];
+            if cipher.open(nonce, &self.header.chunk_aad(index), tag, text).is_err() {
+                wipe(out);
+                return Err(Error::integrity(format!(
+                    "object {object}: chunk {index} of {} is not what was sealed there",
+                    self.header.chunks()
+                ))
+                .remedy("restore the object from a backup"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cut_short(label: Label, missing_bytes: u64) -> Error {
+    Error::integrity(format!("object {} was cut short by {missing_bytes} bytes", label.object))
+        .remedy("restore the object from a backup")
+}
+
+fn error_reading(error: io::Error, object: crate::base::Id) -> Error {
+    Err::<(), _>(error).with_context(|| format!("reading object {object}")).expect_err("made an error above")
+}
+
+/// Reads nonce, text and tag of several chunks to their three places, with as few calls as the system allows.
+fn read_scattered(
+    file: &File,
+    mut at: u64,
+    chunk_bytes: usize,
+    edges: &mut [([u8; NONCE_BYTES], [u8; TAG_BYTES])],
+    out: &mut [u8],
+) -> io::Result<()> {
+    let mut left = out.len() + edges.len() * CHUNK_OVERHEAD_BYTES;
+    let place = |bytes: &mut [u8]| libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    let mut texts = out.chunks_mut(chunk_bytes);
+    let mut places: Vec<libc::iovec> = edges
+        .iter_mut()
+        .flat_map(|(nonce, tag)| [place(nonce), place(texts.next().unwrap_or_default()), place(tag)])
+        .collect();
+    let mut next = 0;
+    while left > 0 {
+        let rest = &places[next..];
+        let position = libc::off_t::try_from(at).map_err(io::Error::other)?;
+        // SAFETY: every place is a distinct part of `edges` or `out`, both borrowed mutably for this call.
+        let got =
+            unsafe { libc::preadv(file.as_raw_fd(), rest.as_ptr(), rest.len() as libc::c_int, position) };
+        let Ok(mut got) = usize::try_from(got) else {
+            let error = io::Error::last_os_error();
+            if error.kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            return Err(error);
+        };
+        if got == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        (at, left) = (at + got as u64, left - got);
+        while got > 0 {
+            let part = got.min(places[next].iov_len);
+            // SAFETY: `part` is within the place.
+            places[next].iov_base = unsafe { places[next].iov_base.byte_add(part) };
+            places[next].iov_len -= part;
+            got -= part;
+            if places[next].iov_len == 0 {
+                next += 1;
+            }
+        }
+    }
+    Ok(())
+}
