@@ -26,3 +26,4 @@ pub mod infer;
 pub mod seal;
 pub mod text;
 pub mod train;
+pub mod work;

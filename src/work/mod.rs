@@ -1,0 +1,3 @@
+//! The warden and its jobs: what can be asked, who may ask it, and the processes that do it.
+
+pub mod request;

@@ -1,0 +1,315 @@
+//! What can be asked of the warden, and the rows it answers with: one variant a command. All plain data, so
+//! that a question and its answer cross the admin socket unchanged and read the same as in one process.
+//! Names and texts in answers are unsealed for the caller: none of these types is ever written to the disk.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{base::Id, train::RunConfig};
+
+/// One question. What answers it stands behind the arrow; `Vec` answers print a line a row with `--json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// -> [`Status`]
+    Status,
+    /// -> [`Ingested`]. Paths are absolute: a daemon stands elsewhere.
+    DataIngest { paths: Vec<PathBuf>, collection: String, subjects: Vec<String>, licence: Option<String> },
+    /// -> `Vec<DocumentRow>`
+    DataLs { collection: Option<String> },
+    /// -> `Vec<QuarantineRow>`
+    DataQuarantine { collection: Option<String> },
+    /// -> [`Verified`]; an error of kind `Integrity` that names the object when anything is wrong
+    DataVerify,
+    /// -> [`TokenizerRow`]
+    TokenizerTrain { collection: String, vocab_size: Option<u32>, lower_case: bool },
+    /// -> `Vec<TokenizerRow>`: the one named, or all
+    TokenizerShow { tokenizer: Option<Id> },
+    /// -> [`RunRow`]
+    ModelPretrain(Pretrain),
+    /// -> the plan, as `train` makes it; nothing is trained
+    ModelPlan(Pretrain),
+    /// -> [`RunRow`]: goes on with the run named, or the latest that was stopped
+    ModelResume { run: Option<Id> },
+    /// -> `Vec<ModelRow>`
+    ModelLs,
+    /// -> [`ModelRow`]
+    ModelShow { model: String },
+    /// -> [`Generated`]
+    ModelGenerate(Generate),
+    /// -> [`Lineage`]
+    LineageShow { id: Id },
+    /// -> [`AuditReport`]; an error of kind `Integrity` that names the entry when anything is wrong
+    AuditVerify,
+    /// -> `Vec<AuditRow>`, newest last
+    AuditLs { from: Option<u64>, limit: u64 },
+    /// -> the signed checkpoint, to be kept elsewhere
+    AuditCheckpoint,
+    /// -> [`UserRow`]
+    UserAdd { name: String, role: String },
+    /// -> `Vec<UserRow>`
+    UserLs,
+    /// -> [`UserRow`]
+    UserDisable { name: String },
+    /// -> [`NewToken`]
+    TokenNew { role: String, user: Option<String>, days: Option<u32> },
+    /// -> `Vec<TokenRow>`
+    TokenLs,
+    /// -> [`TokenRow`]
+    TokenRevoke { token: Id },
+    /// -> `Vec<FeedbackRow>`
+    FeedbackLs { state: Option<String> },
+    /// -> [`FeedbackRow`]
+    FeedbackReview { feedback: Id, accept: bool },
+    /// -> `Vec<JobRow>`
+    JobLs,
+    /// -> [`JobRow`]
+    JobShow { job: Id },
+    /// -> [`JobRow`]
+    JobCancel { job: Id },
+}
+
+/// A run to begin: what its file and flags say, already laid over each other.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pretrain {
+    pub collection: String,
+    /// The model's name; a later run of the same name is its next version.
+    pub name: String,
+    /// None: the newest tokenizer of the collection, or one trained now.
+    pub tokenizer: Option<Id>,
+    pub config: RunConfig,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Generate {
+    /// A name or an identifier.
+    pub model: String,
+    pub prompt: String,
+    pub max_tokens: u32,
+    pub temperature: f32,
+    pub top_k: Option<u32>,
+    pub top_p: Option<f32>,
+    pub min_p: Option<f32>,
+    pub seed: Option<u64>,
+    pub stop: Vec<String>,
+    pub ignore_eos: bool,
+}
+
+/// What a data directory holds: what a second quickstart goes on from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub install: Id,
+    /// Whether the root key is a trial's, lying beside the data it protects.
+    pub trial_key: bool,
+    pub collections: Vec<CollectionRow>,
+    pub tokenizers: Vec<TokenizerRow>,
+    pub runs: Vec<RunRow>,
+    pub models: Vec<ModelRow>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CollectionRow {
+    pub name: String,
+    pub documents: u64,
+    pub text_bytes: u64,
+    pub quarantined: u64,
+}
+
+/// What one ingest did; every input is counted once.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Ingested {
+    pub job: Option<Id>,
+    pub new: u64,
+    pub new_versions: u64,
+    pub unchanged: u64,
+    pub text_bytes: u64,
+    /// Format to number of documents taken.
+    pub formats: BTreeMap<String, u64>,
+    pub refused: Vec<QuarantineRow>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DocumentRow {
+    pub id: Id,
+    pub name: String,
+    pub collection: String,
+    pub format: String,
+    /// Of the source file.
+    pub bytes: u64,
+    pub state: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    pub subjects: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
+    pub ingested_at_ms: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct QuarantineRow {
+    pub id: Id,
+    pub name: String,
+    pub collection: String,
+    /// What it seemed to be.
+    pub format: String,
+    pub bytes: u64,
+    pub state: String,
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Verified {
+    pub objects: u64,
+    pub bytes: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TokenizerRow {
+    pub id: Id,
+    pub collection: String,
+    pub snapshot: Option<Id>,
+    pub vocab_size: u64,
+    /// On held-out text.
+    pub bytes_per_token: Option<f64>,
+    pub created_at_ms: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunRow {
+    pub id: Id,
+    pub name: String,
+    pub collection: String,
+    pub snapshot: Id,
+    pub tokenizer: Id,
+    /// running, interrupted, failed or done
+    pub state: String,
+    pub steps_done: u64,
+    pub steps_total: u64,
+    pub parameters: u64,
+    pub tokens_seen: u64,
+    pub elapsed_s: f64,
+    pub model: Option<Id>,
+    pub evaluation: Option<Evaluation>,
+}
+
+/// Bits per byte on the same held-out text: the model's, and those of what does not learn.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Evaluation {
+    pub held_out_bits_per_byte: f64,
+    pub unigram_bits_per_byte: f64,
+    pub order2_bits_per_byte: f64,
+    pub gzip_bits_per_byte: f64,
+    pub held_out_bytes: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ModelRow {
+    pub id: Id,
+    pub name: String,
+    pub run: Option<Id>,
+    pub tokenizer: Option<Id>,
+    pub parameters: u64,
+    pub evaluation: Option<Evaluation>,
+    /// Who it is for, what it is for, what it is not for.
+    pub purpose: Option<crate::train::Purpose>,
+    pub created_at_ms: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Generated {
+    pub model: Id,
+    pub text: String,
+    pub token_ids: Vec<u32>,
+    pub prompt_tokens: u64,
+    pub finish_reason: String,
+}
+
+/// The way up (what it was made from) and down (what was made from it), nearest first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Lineage {
+    pub id: Id,
+    pub up: Vec<LineageEdge>,
+    pub down: Vec<LineageEdge>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LineageEdge {
+    /// Steps away from the object that was asked about.
+    pub depth: u64,
+    pub parent: Id,
+    pub child: Id,
+    pub relation: String,
+    pub created_at_ms: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AuditReport {
+    pub entries: u64,
+    pub checkpoints: u64,
+    /// Merkle root over all entries, in hexadecimal.
+    pub root: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AuditRow {
+    pub number: u64,
+    pub at_ms: u64,
+    pub actor: String,
+    pub action: String,
+    pub object: Option<Id>,
+    pub outcome: String,
+    pub detail: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UserRow {
+    pub id: Id,
+    pub name: String,
+    pub role: String,
+    pub state: String,
+    pub created_at_ms: u64,
+}
+
+/// The only time the token's text is seen: what is kept is its HMAC.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NewToken {
+    pub id: Id,
+    pub token: String,
+    pub role: String,
+    pub expires_at_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TokenRow {
+    pub id: Id,
+    pub role: String,
+    pub user: Option<String>,
+    /// active, expired or revoked
+    pub state: String,
+    pub created_at_ms: u64,
+    pub expires_at_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FeedbackRow {
+    pub id: Id,
+    pub answer: Id,
+    pub rating: Option<i64>,
+    pub correction: Option<String>,
+    pub comment: Option<String>,
+    pub state: String,
+    pub created_at_ms: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobRow {
+    pub id: Id,
+    pub kind: String,
+    pub state: String,
+    pub actor: String,
+    pub run: Option<Id>,
+    pub created_at_ms: u64,
+    pub ended_at_ms: Option<u64>,
+    pub error: Option<String>,
+}
