@@ -235,6 +235,10 @@ fn reach(path: &Path, is_root: bool, reached: &mut BTreeSet<String>) {
         _ if is_root => path.parent().expect("inside src").to_owned(),
         _ => path.with_extension(""),
     };
+    let paths = text.lines().filter_map(|line| line.trim().strip_prefix("#[path = \"")?.strip_suffix("\"]"));
+    for named in paths {
+        reach(&path.with_file_name(named), false, reached);
+    }
     for line in without_comments_and_strings(&text).lines() {
         let line = line.trim();
         let declared = line.rsplit_once("mod ").and_then(|(_, name)| name.strip_suffix(';'));

@@ -1,3 +1,5 @@
 //! The one integration-test binary.
 
+mod command_line;
+mod harness;
 mod house;
