@@ -5,6 +5,8 @@
 pub mod checkpoint;
 pub mod config;
 pub mod loader;
+pub mod machine;
+pub mod meter;
 pub mod pretrain;
 pub mod recipe;
 pub mod schedule;
