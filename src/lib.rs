@@ -20,11 +20,11 @@
 
 pub mod base;
 pub mod cli;
-pub mod corpus;
 pub mod device;
 pub mod evaluate;
 pub mod infer;
 pub mod seal;
+pub mod store;
 pub mod text;
 pub mod train;
 pub mod work;

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::policy::Action;
 use crate::{base::Id, train::RunConfig};
 
 /// One question. What answers it stands behind the arrow; `Vec` answers print a line a row with `--json`.
@@ -32,6 +33,8 @@ pub enum Request {
     ModelPlan(Pretrain),
     /// -> [`RunRow`]: goes on with the run named, or the latest that was stopped
     ModelResume { run: Option<Id> },
+    /// -> [`ModelRow`]: a Hugging Face directory
+    ModelImport { directory: PathBuf, name: String },
     /// -> `Vec<ModelRow>`
     ModelLs,
     /// -> [`ModelRow`]
@@ -68,6 +71,48 @@ pub enum Request {
     JobShow { job: Id },
     /// -> [`JobRow`]
     JobCancel { job: Id },
+}
+
+impl Request {
+    /// What the policy and the audit log call it.
+    pub fn action(&self) -> Action {
+        match self {
+            Self::Status => Action::Status,
+            Self::DataIngest { .. } => Action::DataIngest,
+            Self::DataLs { .. } | Self::DataQuarantine { .. } => Action::DataList,
+            Self::DataVerify => Action::DataVerify,
+            Self::TokenizerTrain { .. } => Action::TokenizerTrain,
+            Self::TokenizerShow { .. } => Action::TokenizerShow,
+            Self::ModelPretrain(_) | Self::ModelPlan(_) | Self::ModelResume { .. } => Action::ModelPretrain,
+            Self::ModelImport { .. } => Action::ModelImport,
+            Self::ModelLs | Self::ModelShow { .. } => Action::ModelList,
+            Self::ModelGenerate(_) => Action::ModelGenerate,
+            Self::LineageShow { .. } => Action::LineageShow,
+            Self::AuditVerify | Self::AuditLs { .. } => Action::AuditRead,
+            Self::AuditCheckpoint => Action::AuditCheckpoint,
+            Self::UserAdd { .. } | Self::UserDisable { .. } => Action::UserManage,
+            Self::UserLs => Action::UserList,
+            Self::TokenNew { .. } | Self::TokenRevoke { .. } => Action::TokenManage,
+            Self::TokenLs => Action::TokenList,
+            Self::FeedbackLs { .. } => Action::FeedbackList,
+            Self::FeedbackReview { .. } => Action::FeedbackReview,
+            Self::JobLs | Self::JobShow { .. } => Action::JobList,
+            Self::JobCancel { .. } => Action::JobCancel,
+        }
+    }
+
+    /// What it is about, where one identifier says it.
+    pub fn object(&self) -> Option<Id> {
+        match self {
+            Self::LineageShow { id } => Some(*id),
+            Self::TokenizerShow { tokenizer } => *tokenizer,
+            Self::ModelResume { run } => *run,
+            Self::TokenRevoke { token } => Some(*token),
+            Self::FeedbackReview { feedback, .. } => Some(*feedback),
+            Self::JobShow { job } | Self::JobCancel { job } => Some(*job),
+            _ => None,
+        }
+    }
 }
 
 /// A run to begin: what its file and flags say, already laid over each other.

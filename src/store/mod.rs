@@ -1,0 +1,230 @@
+//! The database: what the appliance holds, in the clear only where it is structure (identifiers, times, sizes,
+//! states), sealed where it is content (names, paths, reasons, prompts, answers). A write is one transaction and
+//! durable when it returns. Objects, keys and the audit log live elsewhere; `work` keeps their order.
+
+mod answers;
+mod cell;
+mod collections;
+mod documents;
+mod install;
+mod jobs;
+mod lineage;
+mod models;
+mod objects;
+mod open;
+mod people;
+mod quarantine;
+mod runs;
+mod snapshots;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    ops::Deref,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use rusqlite::{Connection, OptionalExtension, Params, TransactionBehavior};
+
+pub use self::{
+    answers::{
+        Answer, AnswerKind, AnswerState, Feedback, FeedbackState, FinishedAnswer, NewAnswer, NewFeedback,
+    },
+    collections::Collection,
+    documents::{Document, DocumentState, NewDocument},
+    install::Install,
+    jobs::{Job, JobState},
+    lineage::{Direction, Edge, Relation, Step},
+    models::{Deployment, Evaluation, Model, NewModel},
+    objects::{ObjectState, StoredObject},
+    people::{ApiToken, NewToken, User},
+    quarantine::{NewQuarantined, Quarantined},
+    runs::{NewRun, Run, RunState},
+    snapshots::{Member, NewSnapshot, Shard, Snapshot, TokenizerRow},
+};
+use crate::{
+    base::{Context, Error, Id, Result},
+    seal::{self, Key},
+};
+
+crate::into_cause!(rusqlite::Error);
+
+/// A keyed hash: equal for equal inputs of this installation, and telling nothing to anybody else.
+pub type KeyedHash = [u8; 32];
+
+/// The open database. Reads and writes go over two connections, so that a reader never waits for a disk to sync.
+pub struct Store {
+    writer: Mutex<Connection>,
+    reader: Mutex<Connection>,
+    keys: Keys,
+    warnings: Vec<String>,
+}
+
+struct Keys {
+    /// Seals the `content` columns, through a key derived for each row.
+    content: Key,
+    /// For [`KeyedHash`]es.
+    equality: Key,
+}
+
+/// A reading view: one consistent state of the database.
+pub struct Rows<'a> {
+    connection: &'a Connection,
+    keys: &'a Keys,
+}
+
+/// A transaction that may write, and reads what it wrote.
+pub struct Writes<'a>(Rows<'a>);
+
+impl<'a> Deref for Writes<'a> {
+    type Target = Rows<'a>;
+
+    fn deref(&self) -> &Rows<'a> {
+        &self.0
+    }
+}
+
+impl Store {
+    /// Makes the database of a new installation.
+    ///
+    /// # Errors
+    /// If one is already there, or the directory cannot be written.
+    pub fn create(path: &Path, install: Id, column_key: &Key, now_ms: u64) -> Result<Self> {
+        if path.exists() {
+            return Err(Error::failed(format!("{} already exists", path.display())));
+        }
+        let store = Self::connect(path, column_key)?;
+        store.write(|rows| rows.add_install(install, now_ms))?;
+        Ok(store)
+    }
+
+    /// Opens the database, brings its schema up to date and proves that `column_key` is its key.
+    ///
+    /// # Errors
+    /// `Integrity` where the database belongs to another installation or key, `Failed` where it is newer than
+    /// this binary.
+    pub fn open(path: &Path, install: Id, column_key: &Key) -> Result<Self> {
+        if !path.exists() {
+            return Err(Error::not_found(format!("there is no database at {}", path.display())));
+        }
+        let store = Self::connect(path, column_key)?;
+        store.read(|rows| rows.prove_install(install))?;
+        Ok(store)
+    }
+
+    fn connect(path: &Path, column_key: &Key) -> Result<Self> {
+        let warnings = open::filesystem_warning(path).into_iter().collect();
+        let mut writer = open::connection(path)?;
+        open::migrate(&mut writer)?;
+        let reader = open::connection(path)?;
+        reader.pragma_update(None, "query_only", true).context("opening the database for reading")?;
+        let keys = Keys {
+            content: column_key.derive("store/content", b"")?,
+            equality: column_key.derive("store/equality", b"")?,
+        };
+        Ok(Self { writer: Mutex::new(writer), reader: Mutex::new(reader), keys, warnings })
+    }
+
+    /// What the administrator should hear about where the database lies.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Reads one consistent state.
+    pub fn read<T>(&self, query: impl FnOnce(&Rows<'_>) -> Result<T>) -> Result<T> {
+        let connection = lock(&self.reader);
+        let transaction = connection.unchecked_transaction().context("starting to read the database")?;
+        query(&Rows { connection: &transaction, keys: &self.keys })
+    }
+
+    /// One transaction: all of it is durable when this returns `Ok`, none of it happened when it returns `Err`.
+    pub fn write<T>(&self, change: impl FnOnce(&Writes<'_>) -> Result<T>) -> Result<T> {
+        let mut connection = lock(&self.writer);
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(open::explain)
+            .context("starting to write the database")?;
+        let value = change(&Writes(Rows { connection: &transaction, keys: &self.keys }))?;
+        transaction.commit().map_err(open::explain).context("writing the database")?;
+        Ok(value)
+    }
+
+    /// The keyed hash under which equal contents and names are found.
+    pub fn keyed_hash(&self, domain: &str, value: &[u8]) -> KeyedHash {
+        self.keys.hash(domain, value)
+    }
+
+    /// Folds the write-ahead log into the database file.
+    pub fn checkpoint(&self) -> Result<()> {
+        lock(&self.writer)
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .context("checkpointing the database")
+    }
+}
+
+impl Keys {
+    fn hash(&self, domain: &str, value: &[u8]) -> KeyedHash {
+        let mut message = Vec::with_capacity(domain.len() + 1 + value.len());
+        message.extend_from_slice(domain.as_bytes());
+        message.push(0);
+        message.extend_from_slice(value);
+        seal::hmac(&self.equality, &message)
+    }
+}
+
+impl Rows<'_> {
+    /// See [`Store::keyed_hash`].
+    pub fn keyed_hash(&self, domain: &str, value: &[u8]) -> KeyedHash {
+        self.keys.hash(domain, value)
+    }
+
+    /// At most one row.
+    fn one<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl Fn(&rusqlite::Row<'_>) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let mut statement = self.connection.prepare_cached(sql).context("preparing a query")?;
+        let row = statement.query_row(params, |row| Ok(read(row))).optional();
+        row.map_err(open::explain).context("reading the database")?.transpose()
+    }
+
+    /// Every row.
+    fn all<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl Fn(&rusqlite::Row<'_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let mut statement = self.connection.prepare_cached(sql).context("preparing a query")?;
+        let mut rows = statement.query(params).map_err(open::explain).context("reading the database")?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next().map_err(open::explain).context("reading the database")? {
+            found.push(read(row)?);
+        }
+        Ok(found)
+    }
+}
+
+impl Writes<'_> {
+    /// Runs one statement and says how many rows it changed.
+    fn execute(&self, sql: &str, params: impl Params) -> Result<usize> {
+        let mut statement = self.connection.prepare_cached(sql).context("preparing a change")?;
+        statement.execute(params).map_err(open::explain).context("changing the database")
+    }
+
+    /// Runs one statement that must change exactly the row `what` names.
+    fn execute_one(&self, what: &dyn std::fmt::Display, sql: &str, params: impl Params) -> Result<()> {
+        match self.execute(sql, params)? {
+            1 => Ok(()),
+            _ => Err(Error::not_found(format!("there is no {what}, or it is not in the right state"))),
+        }
+    }
+}
+
+/// A panic inside a closure rolled its transaction back: the connection itself is sound.
+fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
+}

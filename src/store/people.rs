@@ -1,0 +1,140 @@
+//! Users and API tokens. Of a token only its HMAC is here; whoever reads the database cannot make one.
+
+use rusqlite::params;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Rows, Writes,
+    cell::{Place, get},
+};
+use crate::base::{Error, Id, Result};
+
+/// A person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    pub id: Id,
+    pub name: String,
+    pub role: String,
+    pub created_at_ms: u64,
+}
+
+/// An API token, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiToken {
+    pub id: Id,
+    pub user: Option<Id>,
+    pub role: String,
+    pub created_at_ms: u64,
+    pub expires_at_ms: Option<u64>,
+    pub revoked_at_ms: Option<u64>,
+    /// What its maker calls it.
+    pub name: String,
+}
+
+/// A token to be recorded.
+#[derive(Clone, Debug)]
+pub struct NewToken<'a> {
+    pub id: Id,
+    pub mac: [u8; 32],
+    pub user: Option<Id>,
+    pub role: &'a str,
+    pub created_at_ms: u64,
+    pub expires_at_ms: Option<u64>,
+    pub name: &'a str,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Content {
+    name: String,
+}
+
+impl Rows<'_> {
+    /// Oldest first.
+    pub fn users(&self) -> Result<Vec<User>> {
+        self.all("SELECT * FROM users WHERE state = 'active' ORDER BY id", [], |row| self.user_row(row))
+    }
+
+    pub fn user_named(&self, name: &str) -> Result<Option<User>> {
+        let hash = self.keyed_hash("user name", name.as_bytes());
+        self.one("SELECT * FROM users WHERE name_hash = ?1", [hash], |row| self.user_row(row))
+    }
+
+    /// Oldest first, the revoked ones too.
+    pub fn tokens(&self) -> Result<Vec<ApiToken>> {
+        self.all("SELECT * FROM tokens ORDER BY id", [], |row| self.token_row(row))
+    }
+
+    /// The token with this HMAC. The caller checks expiry and revocation.
+    pub fn token_by_mac(&self, mac: &[u8; 32]) -> Result<Option<ApiToken>> {
+        self.one("SELECT * FROM tokens WHERE mac = ?1", [mac], |row| self.token_row(row))
+    }
+
+    fn user_row(&self, row: &rusqlite::Row<'_>) -> Result<User> {
+        let id: Id = get(row, "id")?;
+        let content: Content = self.content_of("users", &id.to_string(), row)?;
+        Ok(User {
+            id,
+            name: content.name,
+            role: get(row, "role")?,
+            created_at_ms: get(row, "created_at_ms")?,
+        })
+    }
+
+    fn token_row(&self, row: &rusqlite::Row<'_>) -> Result<ApiToken> {
+        let id: Id = get(row, "id")?;
+        let content: Content = self.content_of("tokens", &id.to_string(), row)?;
+        Ok(ApiToken {
+            id,
+            user: get(row, "user")?,
+            role: get(row, "role")?,
+            created_at_ms: get(row, "created_at_ms")?,
+            expires_at_ms: get(row, "expires_at_ms")?,
+            revoked_at_ms: get(row, "revoked_at_ms")?,
+            name: content.name,
+        })
+    }
+}
+
+impl Writes<'_> {
+    /// # Errors
+    /// `Usage` where the name is taken.
+    pub fn add_user(&self, new: &User) -> Result<()> {
+        if self.user_named(&new.name)?.is_some() {
+            return Err(Error::usage(format!("there is already a user named '{}'", new.name)));
+        }
+        let place = Place { table: "users", row: &new.id.to_string(), version: 1 };
+        let sealed = self.seal_cell(&place, &Content { name: new.name.clone() })?;
+        self.execute(
+            "INSERT INTO users (id, name_hash, role, state, created_at_ms, version, content)
+             VALUES (?1, ?2, ?3, 'active', ?4, 1, ?5)",
+            params![
+                new.id,
+                self.keyed_hash("user name", new.name.as_bytes()),
+                new.role,
+                new.created_at_ms,
+                sealed
+            ],
+        )?;
+        Ok(())
+    }
+
+    pub fn add_token(&self, new: &NewToken<'_>) -> Result<()> {
+        let place = Place { table: "tokens", row: &new.id.to_string(), version: 1 };
+        let sealed = self.seal_cell(&place, &Content { name: new.name.to_owned() })?;
+        self.execute(
+            "INSERT INTO tokens (id, mac, user, role, created_at_ms, expires_at_ms, version, content)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7)",
+            params![new.id, new.mac, new.user, new.role, new.created_at_ms, new.expires_at_ms, sealed],
+        )?;
+        Ok(())
+    }
+
+    /// Holds at once: the next request with this token is refused.
+    pub fn revoke_token(&self, id: Id, now_ms: u64) -> Result<()> {
+        self.execute_one(
+            &id,
+            "UPDATE tokens SET revoked_at_ms = coalesce(revoked_at_ms, ?2) WHERE id = ?1",
+            params![id, now_ms],
+        )
+    }
+}

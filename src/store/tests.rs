@@ -1,0 +1,431 @@
+//! What the database promises: rows come back as written, content lies sealed, moved cells do not open.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::*;
+use crate::{
+    base::{ErrorKind, IdKind},
+    seal::new_id,
+};
+
+struct Bench {
+    directory: tempfile::TempDir,
+    install: Id,
+    key: Key,
+    store: Store,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let install = id(IdKind::Install);
+        let key = Key::generate().unwrap();
+        let store = Store::create(&directory.path().join("cloister.db"), install, &key, 1).unwrap();
+        Self { directory, install, key, store }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("cloister.db")
+    }
+
+    fn document(&self, collection: i64, name: &str, subjects: &[String]) -> Id {
+        let id = id(IdKind::Document);
+        let new = NewDocument {
+            id,
+            collection,
+            job: None,
+            format: "txt",
+            source_bytes: 10,
+            text_bytes: 9,
+            content_hash: self.store.keyed_hash("content", name.as_bytes()),
+            ingested_at_ms: 5,
+            name,
+            subjects,
+            licence: Some("a licence of planted words"),
+            remarks: &[],
+        };
+        self.store.write(|rows| rows.add_document(&new)).unwrap();
+        id
+    }
+
+    fn collection(&self) -> i64 {
+        self.store.write(|rows| rows.ensure_collection("planted collection", 2)).unwrap()
+    }
+
+    fn snapshot(&self, collection: i64, documents: &[Id]) -> Id {
+        let id = id(IdKind::Snapshot);
+        let snapshot = Snapshot {
+            id,
+            collection,
+            merkle_root: [7; 32],
+            documents: documents.len() as u64,
+            duplicates: 0,
+            train_bytes: 9,
+            held_out_bytes: 1,
+            created_at_ms: 3,
+            spec: json!({"lower_case": false}),
+        };
+        let members: Vec<Member> =
+            documents.iter().map(|&document| Member { document, held_out: false }).collect();
+        self.store.write(|rows| rows.add_snapshot(&snapshot, &members)).unwrap();
+        assert_eq!(self.store.read(|rows| rows.snapshot(id)).unwrap(), Some(snapshot));
+        id
+    }
+}
+
+fn id(kind: IdKind) -> Id {
+    new_id(kind).unwrap()
+}
+
+fn raw(path: &Path) -> rusqlite::Connection {
+    rusqlite::Connection::open(path).unwrap()
+}
+
+#[test]
+fn a_new_version_of_a_name_replaces_the_old_one_and_collections_are_apart() {
+    let bench = Bench::new();
+    let collection = bench.collection();
+    let other = bench.store.write(|rows| rows.ensure_collection("other", 2)).unwrap();
+    assert_eq!(bench.collection(), collection, "made once");
+    let first = bench.document(collection, "/a/b.txt", &[]);
+    let elsewhere = bench.document(other, "/a/b.txt", &[]);
+    let second = bench.document(collection, "/a/b.txt", &["Jane".to_owned()]);
+    let listed = bench.store.read(|rows| rows.documents(Some(collection))).unwrap();
+    assert_eq!(listed.iter().map(|document| document.id).collect::<Vec<_>>(), [second]);
+    assert_eq!(listed[0].subjects, ["Jane"]);
+    assert_eq!(listed[0].licence.as_deref(), Some("a licence of planted words"));
+    let old = bench.store.read(|rows| rows.document(first)).unwrap().unwrap();
+    assert_eq!(old.state, DocumentState::Replaced);
+    let all = bench.store.read(|rows| rows.documents(None)).unwrap();
+    assert_eq!(all.len(), 2);
+    assert!(all.iter().any(|document| document.id == elsewhere));
+    assert_eq!(bench.store.read(|rows| rows.documents_of_subject("Jane")).unwrap(), [second]);
+    assert!(bench.store.read(|rows| rows.documents_of_subject("jane")).unwrap().is_empty());
+}
+
+#[test]
+fn a_failed_transaction_leaves_nothing() {
+    let bench = Bench::new();
+    let collection = bench.collection();
+    let failed = bench.store.write(|rows| {
+        rows.ensure_collection("never", 2)?;
+        Err::<(), _>(Error::failed("no"))
+    });
+    assert!(failed.is_err());
+    assert_eq!(bench.store.read(|rows| rows.collection_number("never")).unwrap(), None);
+    assert_eq!(bench.store.read(|rows| rows.collections()).unwrap()[0].number, collection);
+}
+
+#[test]
+fn no_planted_word_lies_in_the_files() {
+    let bench = Bench::new();
+    let planted = "the heron over the mill pond";
+    let collection = bench.store.write(|rows| rows.ensure_collection(planted, 2)).unwrap();
+    bench.document(collection, planted, &[planted.to_owned()]);
+    let job = id(IdKind::Job);
+    let answer = id(IdKind::Answer);
+    let model = id(IdKind::Model);
+    let token = id(IdKind::Token);
+    bench
+        .store
+        .write(|rows| {
+            rows.add_quarantined(&NewQuarantined {
+                id: id(IdKind::Quarantine),
+                collection,
+                job: None,
+                reason_code: "truncated",
+                source_bytes: 3,
+                refused_at_ms: 4,
+                name: planted,
+                format: "pdf",
+                reason: planted,
+            })?;
+            rows.add_job(job, "data.ingest", "local:0", &json!({"path": planted}), 3)?;
+            rows.start_job(job, None, 4)?;
+            rows.end_job(job, JobState::Failed, Some(&Error::failed(planted)), 5)?;
+            rows.set_fact(job, "seen", &json!(planted), 6)?;
+            rows.add_model(&Model {
+                id: model,
+                run: None,
+                tokenizer: None,
+                parameters: 5,
+                bits_per_byte: Some(2.5),
+                created_at_ms: 3,
+                name: planted.to_owned(),
+                purpose: json!({"for": planted}),
+                details: json!({}),
+            })?;
+            rows.add_deployment(&Deployment {
+                id: id(IdKind::Deployment),
+                model,
+                name: planted.to_owned(),
+                created_at_ms: 4,
+            })?;
+            rows.add_user(&User {
+                id: id(IdKind::User),
+                name: planted.to_owned(),
+                role: "user".to_owned(),
+                created_at_ms: 3,
+            })?;
+            rows.add_token(&NewToken {
+                id: token,
+                mac: [3; 32],
+                user: None,
+                role: "user",
+                created_at_ms: 3,
+                expires_at_ms: None,
+                name: planted,
+            })?;
+            rows.add_answer(&NewAnswer {
+                id: answer,
+                token,
+                model,
+                kind: AnswerKind::Chat,
+                prompt_tokens: 3,
+                created_at_ms: 4,
+                prompt: planted,
+            })?;
+            rows.finish_answer(&FinishedAnswer {
+                id: answer,
+                state: AnswerState::Done,
+                finish_reason: Some("stop"),
+                completion_tokens: 8,
+                ended_at_ms: 5,
+                answer: planted,
+                receipt: Some(planted),
+            })?;
+            rows.add_feedback(&NewFeedback {
+                id: id(IdKind::Feedback),
+                answer,
+                token,
+                rating: Some(-1),
+                created_at_ms: 6,
+                correction: Some(planted),
+                comment: Some(planted),
+            })
+        })
+        .unwrap();
+    let found = bench.store.read(|rows| rows.answer(answer)).unwrap().unwrap();
+    assert_eq!((found.prompt.as_str(), found.answer.as_str()), (planted, planted));
+    assert_eq!(bench.store.read(|rows| rows.model_named(planted)).unwrap().unwrap().id, model);
+    assert_eq!(bench.store.read(|rows| rows.deployments()).unwrap()[0].name, planted);
+    assert_eq!(bench.store.read(|rows| rows.user_named(planted)).unwrap().unwrap().name, planted);
+    assert_eq!(bench.store.read(|rows| rows.fact(job, "seen")).unwrap(), Some(json!(planted)));
+
+    let nowhere = |when: &str| {
+        let mut files = 0;
+        for entry in std::fs::read_dir(bench.directory.path()).unwrap() {
+            let path = entry.unwrap().path();
+            let bytes = std::fs::read(&path).unwrap();
+            files += 1;
+            for word in [planted, "heron over", "mill pond"] {
+                let clear = bytes.windows(word.len()).any(|window| window == word.as_bytes());
+                assert!(!clear, "'{word}' lies in {} {when}", path.display());
+            }
+        }
+        files
+    };
+    assert!(nowhere("with its WAL") >= 2, "the WAL was looked at too");
+    bench.store.checkpoint().unwrap();
+    nowhere("after a checkpoint");
+}
+
+#[test]
+fn a_moved_or_older_or_altered_cell_is_refused() {
+    let bench = Bench::new();
+    let collection = bench.collection();
+    let first = bench.document(collection, "/one.txt", &[]);
+    let second = bench.document(collection, "/two.txt", &[]);
+    let refused = |what: &str| {
+        let error = bench.store.read(|rows| rows.document(second)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Integrity, "{what}");
+        assert!(error.to_string().contains(&second.to_string()), "{what}: {error}");
+        assert!(!error.to_string().contains("two.txt"), "{what}");
+    };
+    let connection = raw(&bench.path());
+    let cell = |id: Id| -> Vec<u8> {
+        connection.query_row("SELECT content FROM documents WHERE id = ?1", [id], |row| row.get(0)).unwrap()
+    };
+    let put = |content: &[u8], version: u32| {
+        connection
+            .execute(
+                "UPDATE documents SET content = ?2, version = ?3 WHERE id = ?1",
+                rusqlite::params![second, content, version],
+            )
+            .unwrap();
+    };
+    let own = cell(second);
+    put(&cell(first), 1);
+    refused("another row's cell");
+    put(&own, 2);
+    refused("another version");
+    for place in [0, own.len() / 2, own.len() - 1] {
+        let mut altered = own.clone();
+        altered[place] ^= 1;
+        put(&altered, 1);
+        refused("an altered byte");
+    }
+    put(&own[..own.len() - 1], 1);
+    refused("a cut cell");
+    put(&[], 1);
+    refused("an empty cell");
+    put(&own, 1);
+    assert_eq!(bench.store.read(|rows| rows.document(second)).unwrap().unwrap().name, "/two.txt");
+}
+
+#[test]
+fn another_key_or_installation_does_not_open_it() {
+    let bench = Bench::new();
+    let refused = |install, key: &Key| {
+        let error = Store::open(&bench.path(), install, key).map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Integrity, "{error}");
+        assert!(error.to_string().contains("belongs to installation"), "{error}");
+    };
+    refused(bench.install, &Key::generate().unwrap());
+    refused(id(IdKind::Install), &bench.key);
+    assert!(Store::open(&bench.path(), bench.install, &bench.key).is_ok());
+    assert!(Store::create(&bench.path(), bench.install, &bench.key, 1).is_err(), "never over another");
+    let nowhere = bench.directory.path().join("none.db");
+    assert_eq!(
+        Store::open(&nowhere, bench.install, &bench.key).map(|_| ()).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    assert!(!nowhere.exists(), "asking makes nothing");
+}
+
+#[test]
+fn names_are_found_by_a_hash_that_differs_between_installations() {
+    let (one, other) = (Bench::new(), Bench::new());
+    assert_ne!(one.store.keyed_hash("d", b"x"), other.store.keyed_hash("d", b"x"));
+    assert_ne!(one.store.keyed_hash("d", b"x"), one.store.keyed_hash("e", b"x"));
+    let reopened = Store::open(&one.path(), one.install, &one.key).unwrap();
+    assert_eq!(one.store.keyed_hash("d", b"x"), reopened.keyed_hash("d", b"x"));
+}
+
+#[test]
+fn lineage_walks_up_and_down_the_whole_road_and_ends_in_a_loop() {
+    let bench = Bench::new();
+    let collection = bench.collection();
+    let document = bench.document(collection, "/a.txt", &[]);
+    let bystander = bench.document(collection, "/b.txt", &[]);
+    let snapshot = bench.snapshot(collection, &[document]);
+    let [tokenizer, shard, run, model] =
+        [IdKind::Tokenizer, IdKind::Shard, IdKind::Run, IdKind::Model].map(id);
+    let road = [
+        (snapshot, tokenizer, Relation::TrainedTokenizer),
+        (snapshot, shard, Relation::Tokenized),
+        (tokenizer, shard, Relation::Tokenized),
+        (shard, run, Relation::ReadBy),
+        (run, model, Relation::Produced),
+    ];
+    let add = |(parent, child, relation)| {
+        bench.store.write(|rows| rows.add_edge(Edge { parent, child, relation }, 9)).unwrap();
+    };
+    road.into_iter().for_each(add);
+    road.into_iter().for_each(add);
+    let walk = |from, direction| bench.store.read(|rows| rows.lineage(from, direction)).unwrap();
+    let mut up: Vec<(u64, Id)> =
+        walk(model, Direction::Up).iter().map(|step| (step.depth, step.edge.parent)).collect();
+    up.sort_unstable();
+    let mut expected = [(1, run), (2, shard), (3, snapshot), (3, tokenizer), (4, snapshot)];
+    expected.sort_unstable();
+    assert_eq!(up, expected, "the snapshot is reached twice, and walked from once");
+    let down = walk(document, Direction::Down);
+    assert_eq!(down[0].edge.relation, Relation::MemberOf);
+    assert_eq!(down.last().unwrap().edge.child, model);
+    assert_eq!(down.len(), 6);
+    assert!(walk(bystander, Direction::Down).is_empty());
+    assert!(walk(model, Direction::Down).is_empty());
+    add((model, snapshot, Relation::Follows));
+    assert_eq!(walk(model, Direction::Up).len(), 6, "a loop ends");
+}
+
+#[test]
+fn jobs_move_forward_only() {
+    let bench = Bench::new();
+    let [first, second] = [id(IdKind::Job), id(IdKind::Job)];
+    let add = |job| bench.store.write(|rows| rows.add_job(job, "data.ingest", "local:0", &json!(1), 1));
+    add(first).unwrap();
+    add(second).unwrap();
+    bench.store.write(|rows| rows.start_job(first, None, 2)).unwrap();
+    assert!(bench.store.write(|rows| rows.start_job(first, None, 2)).is_err(), "started twice");
+    bench.store.write(|rows| rows.end_job(first, JobState::Done, None, 3)).unwrap();
+    assert!(bench.store.write(|rows| rows.end_job(first, JobState::Failed, None, 4)).is_err());
+    let cut_off = bench.store.write(|rows| rows.interrupt_jobs(5)).unwrap();
+    assert_eq!(cut_off, [second]);
+    let state = |job| bench.store.read(|rows| rows.job(job)).unwrap().unwrap().state;
+    assert_eq!((state(first), state(second)), (JobState::Done, JobState::Interrupted));
+    assert_eq!(bench.store.read(|rows| rows.jobs(10)).unwrap().len(), 2);
+    assert_eq!(bench.store.read(|rows| rows.jobs(1)).unwrap().len(), 1);
+}
+
+#[test]
+fn tokens_are_found_by_mac_and_stay_revoked() {
+    let bench = Bench::new();
+    let token = id(IdKind::Token);
+    let new = NewToken {
+        id: token,
+        mac: [9; 32],
+        user: None,
+        role: "service",
+        created_at_ms: 1,
+        expires_at_ms: Some(99),
+        name: "intranet",
+    };
+    bench.store.write(|rows| rows.add_token(&new)).unwrap();
+    assert!(bench.store.write(|rows| rows.add_token(&new)).is_err());
+    assert_eq!(bench.store.read(|rows| rows.token_by_mac(&[8; 32])).unwrap(), None);
+    bench.store.write(|rows| rows.revoke_token(token, 50)).unwrap();
+    bench.store.write(|rows| rows.revoke_token(token, 60)).unwrap();
+    let found = bench.store.read(|rows| rows.token_by_mac(&[9; 32])).unwrap().unwrap();
+    assert_eq!((found.revoked_at_ms, found.expires_at_ms), (Some(50), Some(99)));
+    assert!(bench.store.write(|rows| rows.revoke_token(id(IdKind::Token), 60)).is_err());
+}
+
+#[test]
+fn feedback_needs_its_answer_and_rows_need_their_parents() {
+    let bench = Bench::new();
+    let orphan = NewFeedback {
+        id: id(IdKind::Feedback),
+        answer: id(IdKind::Answer),
+        token: id(IdKind::Token),
+        rating: None,
+        created_at_ms: 1,
+        correction: None,
+        comment: None,
+    };
+    let error = bench.store.write(|rows| rows.add_feedback(&orphan)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    let run = NewRun {
+        id: id(IdKind::Run),
+        snapshot: id(IdKind::Snapshot),
+        tokenizer: id(IdKind::Tokenizer),
+        started_at_ms: 1,
+        name: "m",
+        purpose: &json!({}),
+        config: &json!({}),
+    };
+    assert!(bench.store.write(|rows| rows.add_run(&run)).is_err(), "foreign keys hold");
+}
+
+#[test]
+fn objects_are_staged_until_they_are_kept() {
+    let bench = Bench::new();
+    let job = id(IdKind::Job);
+    let [kept, staged] = [id(IdKind::Model), id(IdKind::Checkpoint)];
+    bench
+        .store
+        .write(|rows| {
+            rows.add_job(job, "model.pretrain", "local:0", &json!({}), 1)?;
+            rows.add_object(kept, ObjectState::Staged, Some(job), 10, 1)?;
+            rows.add_object(staged, ObjectState::Staged, Some(job), 10, 1)?;
+            rows.keep_object(kept)
+        })
+        .unwrap();
+    assert_eq!(bench.store.read(|rows| rows.staged_objects(job)).unwrap(), [staged]);
+    assert_eq!(bench.store.write(|rows| rows.remove_staged_objects()).unwrap(), 1);
+    let left = bench.store.read(|rows| rows.kept_objects()).unwrap();
+    assert_eq!(left.into_iter().collect::<Vec<_>>(), [kept]);
+}

@@ -1,0 +1,239 @@
+//! Who may do what: one table of actions and the roles that may perform them. What the table does not grant is
+//! denied. The warden asks it before every request, and the routes of `serve` are built from it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Error, Id, Result};
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum $name { $($(#[$variant_doc])* #[serde(rename = $text)] $variant),* }
+
+        impl $name {
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),* }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+words! {
+    /// What a person or a program is trusted with.
+    Role {
+        /// Keys, people, tokens; sees the audit log, and no document.
+        SecurityOfficer = "security_officer",
+        /// Documents: ingests, looks at what was refused, erases.
+        DataSteward = "data_steward",
+        /// Trains, fine-tunes and tries models.
+        ModelBuilder = "model_builder",
+        /// Evaluates models and reviews feedback.
+        Validator = "validator",
+        /// Runs the machine: jobs, deployments, health.
+        Operator = "operator",
+        /// Reads who did what, and where an answer came from.
+        Auditor = "auditor",
+        /// A person who asks and rates.
+        User = "user",
+        /// A program that asks and rates for its own users.
+        Service = "service",
+    }
+}
+
+words! {
+    /// What can be done. The name is what the audit log says.
+    Action {
+        Status = "status",
+        DataIngest = "data.ingest",
+        DataList = "data.ls",
+        DataVerify = "data.verify",
+        TokenizerTrain = "tokenizer.train",
+        TokenizerShow = "tokenizer.show",
+        ModelPretrain = "model.pretrain",
+        ModelImport = "model.import",
+        ModelList = "model.ls",
+        ModelGenerate = "model.generate",
+        LineageShow = "lineage.show",
+        AuditRead = "audit.read",
+        AuditCheckpoint = "audit.checkpoint",
+        UserManage = "user.manage",
+        UserList = "user.ls",
+        TokenManage = "token.manage",
+        TokenList = "token.ls",
+        FeedbackList = "feedback.ls",
+        FeedbackReview = "feedback.review",
+        JobList = "job.ls",
+        JobCancel = "job.cancel",
+        /// Over the API: a chat or a completion.
+        AnswerAsk = "answer.ask",
+        /// Over the API: the names that can be asked.
+        ModelServed = "model.served",
+        /// Over the API: rating one's own answer.
+        FeedbackGive = "feedback.give",
+        ReceiptShow = "receipt.show",
+        MetricsRead = "metrics.read",
+    }
+}
+
+use Role::{Auditor, DataSteward, ModelBuilder, Operator, SecurityOfficer, Service, User, Validator};
+
+/// The matrix. Its written form in `docs/security.md` is checked against it.
+const GRANTS: &[(Action, &[Role])] = &[
+    (Action::Status, &[SecurityOfficer, DataSteward, ModelBuilder, Validator, Operator, Auditor]),
+    (Action::DataIngest, &[DataSteward]),
+    (Action::DataList, &[DataSteward]),
+    (Action::DataVerify, &[SecurityOfficer, DataSteward, Operator, Auditor]),
+    (Action::TokenizerTrain, &[ModelBuilder]),
+    (Action::TokenizerShow, &[ModelBuilder, Validator, Auditor]),
+    (Action::ModelPretrain, &[ModelBuilder]),
+    (Action::ModelImport, &[ModelBuilder]),
+    (Action::ModelList, &[ModelBuilder, Validator, Operator, Auditor]),
+    (Action::ModelGenerate, &[ModelBuilder, Validator]),
+    (Action::LineageShow, &[DataSteward, ModelBuilder, Validator, Auditor]),
+    (Action::AuditRead, &[SecurityOfficer, Auditor]),
+    (Action::AuditCheckpoint, &[SecurityOfficer, Auditor]),
+    (Action::UserManage, &[SecurityOfficer]),
+    (Action::UserList, &[SecurityOfficer, Auditor]),
+    (Action::TokenManage, &[SecurityOfficer]),
+    (Action::TokenList, &[SecurityOfficer, Auditor]),
+    (Action::FeedbackList, &[Validator, Auditor]),
+    (Action::FeedbackReview, &[Validator]),
+    (Action::JobList, &[DataSteward, ModelBuilder, Validator, Operator, Auditor]),
+    (Action::JobCancel, &[Operator]),
+    (Action::AnswerAsk, &[ModelBuilder, Validator, User, Service]),
+    (Action::ModelServed, &[ModelBuilder, Validator, Operator, User, Service]),
+    (Action::FeedbackGive, &[ModelBuilder, Validator, User, Service]),
+    (Action::ReceiptShow, &[Validator, Auditor, User, Service]),
+    (Action::MetricsRead, &[Operator, Service]),
+];
+
+impl Role {
+    /// Whether the matrix grants `action` to this role.
+    pub fn may(self, action: Action) -> bool {
+        GRANTS.iter().any(|(granted, roles)| *granted == action && roles.contains(&self))
+    }
+
+    /// # Errors
+    /// `Usage`, naming the roles that there are.
+    pub fn parse(text: &str) -> Result<Self> {
+        let wanted = text.replace('-', "_");
+        Self::ALL.iter().copied().find(|role| role.as_str() == wanted).ok_or_else(|| {
+            let known: Vec<&str> = Self::ALL.iter().map(|role| role.as_str()).collect();
+            let shown: String = text.chars().take(40).collect();
+            Error::usage(format!("there is no role '{shown}'"))
+                .remedy(format!("the roles are {}", known.join(", ")))
+        })
+    }
+}
+
+/// Who stands behind an API token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    pub token: Id,
+    pub user: Option<Id>,
+    pub role: Role,
+}
+
+/// Who asks for something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// Somebody at the machine who holds the data directory and its unsealing secret, and so holds everything
+    /// that a role could keep from them.
+    Local { uid: u32 },
+    /// Somebody or something with an API token.
+    Remote(Caller),
+}
+
+impl Actor {
+    /// The account that this process runs under.
+    pub fn this_process() -> Self {
+        Self::Local { uid: rustix::process::geteuid().as_raw() }
+    }
+
+    /// # Errors
+    /// `Denied`, naming the roles that may.
+    pub fn authorise(&self, action: Action) -> Result<()> {
+        let Self::Remote(caller) = self else { return Ok(()) };
+        if caller.role.may(action) {
+            return Ok(());
+        }
+        let may: Vec<&str> =
+            Role::ALL.iter().filter(|role| role.may(action)).map(|role| role.as_str()).collect();
+        Err(Error::denied(format!("role {} may not do {action}", caller.role))
+            .remedy(format!("it takes one of the roles {}", may.join(", "))))
+    }
+}
+
+/// What the audit log says.
+impl std::fmt::Display for Actor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Local { uid } => write!(f, "local:{uid}"),
+            Self::Remote(caller) => write!(f, "{}", caller.token),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{ErrorKind, IdKind};
+
+    fn remote(role: Role) -> Actor {
+        let token = Id::from_parts(IdKind::Token, 1, [0; 10]);
+        Actor::Remote(Caller { token, user: None, role })
+    }
+
+    #[test]
+    fn every_action_stands_in_the_matrix_once_and_somebody_may_do_it() {
+        for &action in Action::ALL {
+            let rows: Vec<_> = GRANTS.iter().filter(|(granted, _)| *granted == action).collect();
+            assert_eq!(rows.len(), 1, "{action}");
+            assert!(!rows[0].1.is_empty(), "{action}");
+        }
+    }
+
+    #[test]
+    fn duties_are_separated() {
+        for &action in Action::ALL {
+            let both = |a: Role, b: Role| a.may(action) && b.may(action);
+            // Whoever makes tokens cannot read documents or train; whoever trains cannot make tokens.
+            if action == Action::TokenManage || action == Action::UserManage {
+                assert_eq!(Role::ALL.iter().filter(|role| role.may(action)).count(), 1);
+            }
+            assert!(!(both(User, SecurityOfficer)), "{action}: a user is no officer");
+        }
+        for action in [Action::DataIngest, Action::ModelPretrain, Action::TokenManage, Action::JobCancel] {
+            assert!(!Auditor.may(action), "an auditor changes nothing");
+            assert!(!User.may(action) && !Service.may(action));
+        }
+        assert!(!SecurityOfficer.may(Action::DataList), "an officer sees no document names");
+    }
+
+    #[test]
+    fn denial_names_who_may() {
+        let error = remote(User).authorise(Action::DataIngest).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied);
+        assert!(error.remedy_text().is_some_and(|text| text.contains("data_steward")));
+        assert!(remote(DataSteward).authorise(Action::DataIngest).is_ok());
+        assert!(Actor::Local { uid: 0 }.authorise(Action::DataIngest).is_ok());
+    }
+
+    #[test]
+    fn roles_are_read_with_either_dash() {
+        assert_eq!(Role::parse("model-builder").unwrap(), ModelBuilder);
+        assert_eq!(Role::parse("model_builder").unwrap(), ModelBuilder);
+        for text in ["", "root", "admin", "USER", "user "] {
+            assert!(Role::parse(text).is_err(), "{text}");
+        }
+    }
+}
