@@ -1,4 +1,5 @@
-//! f32 and f64 through the `gemm` crate, one call a block of C.
+//! f32 and f64. f32 goes to our own kernel where the processor has AVX-512; everything else goes through the
+//! `gemm` crate, one call a block of C.
 
 use super::{MatMut, MatRef, Product};
 use crate::device::threads::Pool;
@@ -23,12 +24,42 @@ impl<T> Shared<T> {
     }
 }
 
+impl Product<f32> for f32 {
+    type Scale = f32;
+
+    fn gemm(pool: &Pool, alpha: f32, a: MatRef<'_, f32>, b: MatRef<'_, f32>, beta: f32, c: MatMut<'_, f32>) {
+        #[cfg(target_arch = "x86_64")]
+        if super::packed::gemm(pool, alpha, a, b, beta, &c) {
+            return;
+        }
+        f32::through_the_crate(pool, alpha, a, b, beta, c);
+    }
+}
+
+impl Product<f64> for f64 {
+    type Scale = f64;
+
+    fn gemm(pool: &Pool, alpha: f64, a: MatRef<'_, f64>, b: MatRef<'_, f64>, beta: f64, c: MatMut<'_, f64>) {
+        f64::through_the_crate(pool, alpha, a, b, beta, c);
+    }
+}
+
+/// The floats that the `gemm` crate multiplies.
+pub(super) trait ThroughTheCrate: Sized {
+    fn through_the_crate(
+        pool: &Pool,
+        alpha: Self,
+        a: MatRef<'_, Self>,
+        b: MatRef<'_, Self>,
+        beta: Self,
+        c: MatMut<'_, Self>,
+    );
+}
+
 macro_rules! through_the_crate {
     ($($float:ty),*) => {$(
-        impl Product<$float> for $float {
-            type Scale = $float;
-
-            fn gemm(
+        impl ThroughTheCrate for $float {
+            fn through_the_crate(
                 pool: &Pool,
                 alpha: $float,
                 a: MatRef<'_, $float>,

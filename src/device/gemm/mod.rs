@@ -5,7 +5,10 @@
 #![allow(unsafe_code)] // Micro-kernels and the `gemm` crate take raw pointers and strides.
 
 mod float;
+#[cfg(target_arch = "x86_64")]
+mod packed;
 mod view;
+mod widened;
 
 pub use view::{MatMut, MatRef};
 
@@ -40,6 +43,9 @@ pub fn gemm<In: Product<Out>, Out>(
     let ((m, k), (kb, n)) = (a.shape(), b.shape());
     assert_eq!(k, kb, "inner dimensions of a product ({m},{k}) x ({kb},{n})");
     assert_eq!(c.shape(), (m, n), "shape of the product ({m},{k}) x ({kb},{n})");
+    if m == 0 || n == 0 {
+        return;
+    }
     In::gemm(pool, alpha, a, b, beta, c);
 }
 

@@ -1,3 +1,5 @@
+use half::bf16;
+
 use super::*;
 
 /// Uniform numbers in [-1, 1), the same in every run.
@@ -100,6 +102,15 @@ impl Number for f32 {
     }
 }
 
+impl Number for bf16 {
+    fn of(x: f64) -> Self {
+        bf16::from_f64(x)
+    }
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
+}
+
 /// Checks one shape, layout and scale of `In x In -> Out`. `bound(k)` is the allowed error of an element whose
 /// operands lie in [-1, 1).
 fn check<In: Product<Out> + Number, Out: Number>(
@@ -172,6 +183,17 @@ fn f32_and_f64_against_the_definition() {
         check::<f64, f64>(&pool, shape, layouts, scales, |x| x, |_| bound);
         let bound = 1e-6 * (shape.2 + 4) as f64;
         check::<f32, f32>(&pool, shape, layouts, scales, |x| x as f32, |_| bound);
+    });
+}
+
+/// A product of two bf16 is exact in f32: what remains are f32 sums, and one rounding (2^-9) into bf16.
+#[test]
+fn bf16_against_the_definition() {
+    let pool = Pool::new(3);
+    check_all(|shape, layouts, scales| {
+        let sums = 1e-6 * (shape.2 + 4) as f64;
+        check::<bf16, f32>(&pool, shape, layouts, scales, |x| x as f32, |_| sums);
+        check::<bf16, bf16>(&pool, shape, layouts, scales, |x| x as f32, |want| sums + want.abs() / 256.0);
     });
 }
 
