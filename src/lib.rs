@@ -27,4 +27,5 @@ pub mod seal;
 pub mod store;
 pub mod text;
 pub mod train;
+pub mod vault;
 pub mod work;

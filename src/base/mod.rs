@@ -3,6 +3,7 @@
 
 pub mod error;
 pub mod fs;
+pub mod group;
 pub mod id;
 pub mod progress;
 pub mod rng;

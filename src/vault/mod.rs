@@ -1,0 +1,26 @@
+//! Sealed objects on disk and the keys to them: the root key and what unseals it, the keyring that holds one
+//! key per object, the objects themselves, and the proof that all of them are what they were. It promises that
+//! an object is either whole, durable and listed, or not there at all; and that nothing missing, added, swapped,
+//! altered or rolled back goes unnoticed. What an object means, and who may read it, is for others.
+
+mod depot;
+mod grant;
+mod keyring;
+mod object;
+mod ring_file;
+mod root;
+mod store;
+mod sweep;
+mod verify;
+
+#[cfg(test)]
+mod tests;
+
+pub use depot::Depot;
+pub use grant::{ReadGrant, WriteGrant};
+pub use keyring::{Purpose, VaultRoot};
+pub use object::{ObjectReader, ObjectWriter};
+pub use root::{RootKey, Unsealer};
+pub use store::Vault;
+pub use sweep::Swept;
+pub use verify::{Problem, VerifyReport};

@@ -1,0 +1,156 @@
+//! An object file, open for reading or being written.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    base::{Context, Error, Id, Result, fs::sync_parent},
+    seal::{Digest, Key, Label, SealReader, SealWriter, Sealed, WipedVec},
+};
+
+/// What a sequential read asks of the object at once.
+const READ_AHEAD_BYTES: usize = 1 << 20;
+/// Files that are being written or deleted; swept when the vault is opened.
+pub(super) const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// An object open for reading: as a stream through [`Read`], or at any place through [`ObjectReader::read_at`].
+pub struct ObjectReader {
+    sealed: SealReader,
+    position: u64,
+    /// Plaintext that was read ahead, and how much of it was handed out.
+    ahead: WipedVec,
+    used: usize,
+}
+
+impl ObjectReader {
+    /// Opens the file at `path`, which must hold the object that `label` and `header_hash` describe.
+    ///
+    /// # Errors
+    /// `Integrity`, naming the object, when the file is missing or holds anything else.
+    pub fn open_file(path: &Path, key: &Key, label: Label, header_hash: &Digest) -> Result<Self> {
+        let object = label.object;
+        let file = File::open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                Error::integrity(format!("object {object} is missing: {} is not there", path.display()))
+                    .remedy("restore the object from a backup")
+            }
+            _ => cause(error).context(format!("opening {}", path.display())),
+        })?;
+        let sealed = SealReader::open(file, key, label)?;
+        if sealed.header().hash != *header_hash {
+            return Err(Error::integrity(format!(
+                "object {object} was replaced: its header is authentic, but not the one that was committed"
+            )));
+        }
+        Ok(Self { sealed, position: 0, ahead: WipedVec::default(), used: 0 })
+    }
+
+    pub fn id(&self) -> Id {
+        self.sealed.header().label.object
+    }
+
+    pub fn len_bytes(&self) -> u64 {
+        self.sealed.len_bytes()
+    }
+
+    /// Fills `out` from `offset`; several threads may do so at once, and a large range is itself read by several.
+    pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.sealed.read_at(offset, out)
+    }
+
+    /// The whole object in memory.
+    pub fn read_all(&self) -> Result<Vec<u8>> {
+        let length = usize::try_from(self.len_bytes())
+            .map_err(|_| Error::unavailable(format!("object {} does not fit into memory", self.id())))?;
+        let mut bytes = vec![0; length];
+        self.read_at(0, &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+impl Read for ObjectReader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.used == self.ahead.len() {
+            let left = self.len_bytes() - self.position;
+            // A large request needs no buffer between.
+            let whole = out.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            if whole >= READ_AHEAD_BYTES || left == 0 {
+                self.sealed.read_at(self.position, &mut out[..whole]).map_err(io::Error::other)?;
+                self.position += whole as u64;
+                return Ok(whole);
+            }
+            let next = usize::try_from(left).map_or(READ_AHEAD_BYTES, |left| left.min(READ_AHEAD_BYTES));
+            let mut ahead = WipedVec::zeroed(next);
+            self.sealed.read_at(self.position, &mut ahead).map_err(io::Error::other)?;
+            (self.ahead, self.used) = (ahead, 0);
+            self.position += next as u64;
+        }
+        let taken = out.len().min(self.ahead.len() - self.used);
+        out[..taken].copy_from_slice(&self.ahead[self.used..][..taken]);
+        self.used += taken;
+        Ok(taken)
+    }
+}
+
+/// An object being written, into a temporary file beside its place. Dropped, it leaves nothing.
+pub struct ObjectWriter {
+    sealing: SealWriter<File>,
+    temporary: Temporary,
+}
+
+impl ObjectWriter {
+    /// Begins the temporary file at `path` for the object `label` under `key`.
+    pub fn create_file(path: &Path, key: &Key, label: Label, length_bytes: u64) -> Result<Self> {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        let file = options.open(path).with_context(|| format!("creating {}", path.display()))?;
+        let temporary = Temporary { path: path.to_owned(), kept: false };
+        Ok(Self { sealing: SealWriter::new(file, key, label, length_bytes)?, temporary })
+    }
+
+    pub fn id(&self) -> Id {
+        self.sealing.label().object
+    }
+
+    /// Makes the temporary file whole and durable; it stays until the vault adopts or sweeps it.
+    pub fn finish(self) -> Result<Sealed> {
+        let Self { sealing, mut temporary } = self;
+        let (file, sealed) = sealing.finish()?;
+        file.sync_all().with_context(|| format!("syncing {}", temporary.path.display()))?;
+        sync_parent(&temporary.path)?;
+        temporary.kept = true;
+        Ok(sealed)
+    }
+}
+
+impl Write for ObjectWriter {
+    fn write(&mut self, plain: &[u8]) -> io::Result<usize> {
+        self.sealing.write(plain)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sealing.flush()
+    }
+}
+
+struct Temporary {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.kept {
+            // What cannot be removed now is swept when the vault is next opened.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+pub(super) fn cause(error: io::Error) -> Error {
+    crate::base::error::IntoCause::into_cause(error)
+}

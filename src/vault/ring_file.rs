@@ -1,0 +1,225 @@
+//! The keyring on disk, `keys/keyring`: a header that holds the file's own key wrapped under the root, then
+//! sealed records. The first record is the whole keyring, each later one a commit; when the commits outgrow the
+//! whole, the file is rewritten under a new key and replaced in one step.
+//!
+//!     magic (8) | format (2) | install id (17) | wrapped file key (61)
+//!     length (4) | its complement (4) | sealed record      record n has n in its associated data
+//!
+//! A record therefore cannot be altered, moved, repeated or left out. Records can be cut off at the end, as a
+//! whole file can be put back: the vault's root in the audit log tells that.
+
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    keyring::{Change, Keyring, WRAPPED_BYTES, decode, encode, unwrap, wrap},
+    root::RootKey,
+};
+use crate::{
+    base::{Context, Error, Id, Result, fs::write_atomic},
+    seal::{Digest, Key, open_blob, seal_blob, sha256},
+};
+
+const MAGIC: &[u8; 8] = b"CLOISRNG";
+const FORMAT: u16 = 1;
+const HEADER_BYTES: usize = 8 + 2 + 17 + WRAPPED_BYTES;
+const PREFIX_BYTES: usize = 8;
+/// Commits may take this much even beside a small whole.
+const COMMITS_BYTES_MIN: u64 = 256 << 10;
+
+/// The open keyring file, at its end.
+pub(super) struct RingFile {
+    path: PathBuf,
+    file: File,
+    file_key: Key,
+    header_hash: Digest,
+    next_record: u64,
+    end: u64,
+    /// Where the first record ends.
+    whole_end: u64,
+    /// Why nothing more may be written: after a failed sync nobody knows what the disk holds.
+    broken: Option<Error>,
+}
+
+impl RingFile {
+    /// Writes `ring` whole under a new file key, replacing what was there, and opens it.
+    pub(super) fn rewrite(path: &Path, root: &RootKey, ring: &Keyring) -> Result<Self> {
+        let file_key = Key::generate()?;
+        let header = make_header(root, &file_key)?;
+        let header_hash = sha256(&header);
+        let mut bytes = header.to_vec();
+        push_record(&mut bytes, &file_key, &header_hash, 0, &encode(ring.epoch, &ring.as_changes()))?;
+        write_atomic(path, &bytes).context("replacing the keyring")?;
+        let end = bytes.len() as u64;
+        let file = open_for_appending(path)?;
+        let path = path.to_owned();
+        Ok(Self { path, file, file_key, header_hash, next_record: 1, end, whole_end: end, broken: None })
+    }
+
+    /// Reads the keyring. A commit that was being written when the machine stopped, and that nobody was told
+    /// of, is cut away; the second value says how many bytes that were.
+    ///
+    /// # Errors
+    /// `Integrity` when the file is another installation's or anything in it was altered.
+    pub(super) fn open(path: &Path, root: &RootKey) -> Result<(Self, Keyring, u64)> {
+        let bytes = std::fs::read(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::integrity(format!("the keyring {} is missing", path.display()))
+                    .remedy("restore the keys directory from a backup; without the keyring no object opens")
+            }
+            _ => super::object::cause(error).context(format!("reading {}", path.display())),
+        })?;
+        let file_key = open_header(path, root, &bytes)?;
+        let header_hash = sha256(&bytes[..HEADER_BYTES]);
+        let mut ring = Keyring::default();
+        let (mut at, mut next_record, mut whole_end) = (HEADER_BYTES, 0, 0);
+        while let Some(sealed) = next_sealed(&bytes[at..])? {
+            let record = open_blob(&file_key, &aad(&header_hash, next_record), sealed).map_err(|_| {
+                Error::integrity(format!("record {next_record} of the keyring was altered"))
+                    .remedy("restore the keys directory from a backup")
+            })?;
+            let (epoch, changes) = decode(&record)?;
+            ring.apply(epoch, changes);
+            at += PREFIX_BYTES + sealed.len();
+            next_record += 1;
+            whole_end = if next_record == 1 { at as u64 } else { whole_end };
+        }
+        if next_record == 0 {
+            return Err(Error::integrity("the keyring is cut short").remedy("restore it from a backup"));
+        }
+        let (torn, end) = ((bytes.len() - at) as u64, at as u64);
+        let file = open_for_appending(path)?;
+        if torn > 0 {
+            file.set_len(end).and_then(|()| file.sync_all()).context("cutting an unfinished commit")?;
+        }
+        let path = path.to_owned();
+        Ok((
+            Self { path, file, file_key, header_hash, next_record, end, whole_end, broken: None },
+            ring,
+            torn,
+        ))
+    }
+
+    /// Appends one commit and returns when it is on the disk.
+    pub(super) fn append(&mut self, epoch: u64, changes: &[Change]) -> Result<()> {
+        if let Some(why) = &self.broken {
+            return Err(why.clone());
+        }
+        let mut bytes = Vec::new();
+        push_record(
+            &mut bytes,
+            &self.file_key,
+            &self.header_hash,
+            self.next_record,
+            &encode(epoch, changes),
+        )?;
+        if let Err(error) = self.file.write_all_at(&bytes, self.end).context("appending to the keyring") {
+            // A full disk must cost this commit alone: what was half written is taken back.
+            if let Err(cut) = self.file.set_len(self.end) {
+                self.break_off(format!("an unfinished commit could not be taken back: {cut}"));
+            }
+            return Err(error);
+        }
+        if let Err(error) = self.file.sync_data() {
+            self.break_off(format!("the disk did not confirm a commit: {error}"));
+            return Err(self.broken.clone().expect("broken just above"));
+        }
+        self.end += bytes.len() as u64;
+        self.next_record += 1;
+        Ok(())
+    }
+
+    pub(super) fn wants_rewriting(&self) -> bool {
+        self.end - self.whole_end > self.whole_end.max(COMMITS_BYTES_MIN)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn break_off(&mut self, why: String) {
+        let error = Error::unavailable(format!("the keyring takes no more commits: {why}"))
+            .remedy("look at the disk, then start Cloister again: it returns to the last confirmed commit");
+        self.broken = Some(error);
+    }
+}
+
+fn open_for_appending(path: &Path) -> Result<File> {
+    OpenOptions::new().write(true).open(path).with_context(|| format!("opening {}", path.display()))
+}
+
+fn make_header(root: &RootKey, file_key: &Key) -> Result<[u8; HEADER_BYTES]> {
+    let mut header = [0; HEADER_BYTES];
+    header[..8].copy_from_slice(MAGIC);
+    header[8..10].copy_from_slice(&FORMAT.to_le_bytes());
+    header[10..27].copy_from_slice(&root.install().to_bytes());
+    let wrapped = wrap(&root.key().derive("keyring file", b"")?, &header[..27], file_key)?;
+    header[27..].copy_from_slice(&wrapped);
+    Ok(header)
+}
+
+fn open_header(path: &Path, root: &RootKey, bytes: &[u8]) -> Result<Key> {
+    let named = path.display();
+    let header = bytes
+        .first_chunk::<HEADER_BYTES>()
+        .filter(|header| &header[..8] == MAGIC)
+        .ok_or_else(|| Error::integrity(format!("{named} is not a keyring, or is cut short")))?;
+    let format = u16::from_le_bytes([header[8], header[9]]);
+    if format != FORMAT {
+        return Err(Error::integrity(format!("{named} has format {format}; this version reads {FORMAT}")));
+    }
+    let install = Id::from_bytes(header[10..27].try_into().expect("17 bytes were taken"))
+        .map_err(|error| error.context(format!("reading {named}")))?;
+    if install != root.install() {
+        return Err(Error::integrity(format!(
+            "{named} belongs to installation {install}, and this data directory to {}",
+            root.install()
+        ))
+        .remedy("the data directory was put together from two: restore it whole from one backup"));
+    }
+    unwrap(&root.key().derive("keyring file", b"")?, &header[..27], &header[27..]).map_err(|_| {
+        Error::integrity(format!("{named} does not open with this root key, or its header was altered"))
+    })
+}
+
+/// The sealed record at the start of `bytes`, or nothing when it was never written in full.
+fn next_sealed(bytes: &[u8]) -> Result<Option<&[u8]>> {
+    let Some((prefix, rest)) = bytes.split_first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
+    // Zeros are space that the file system gave and a crash left unfilled.
+    if bytes.iter().all(|&byte| byte == 0) {
+        return Ok(None);
+    }
+    let half = |at: usize| u32::from_le_bytes(prefix[at..at + 4].try_into().expect("4 bytes were taken"));
+    // A damaged length must not pass for a commit that was never finished, and be cut away.
+    if half(0) != !half(4) {
+        return Err(Error::integrity("a record of the keyring was altered")
+            .remedy("restore the keys directory from a backup"));
+    }
+    Ok(rest.get(..half(0) as usize))
+}
+
+fn push_record(
+    out: &mut Vec<u8>,
+    file_key: &Key,
+    header_hash: &Digest,
+    number: u64,
+    record: &[u8],
+) -> Result<()> {
+    let sealed = seal_blob(file_key, &aad(header_hash, number), record)?;
+    let length = u32::try_from(sealed.len())
+        .map_err(|_| Error::failed("the keyring has outgrown what one file can hold (4 GiB)"))?;
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&(!length).to_le_bytes());
+    out.extend_from_slice(&sealed);
+    Ok(())
+}
+
+fn aad(header_hash: &Digest, record: u64) -> [u8; 40] {
+    let mut aad = [0; 40];
+    aad[..32].copy_from_slice(header_hash);
+    aad[32..].copy_from_slice(&record.to_le_bytes());
+    aad
+}

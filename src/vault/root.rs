@@ -1,0 +1,352 @@
+//! The root key and what unseals it. `keys/root.json` holds the installation's identifier and one wrap of the
+//! root key per unsealer; a further kind of unsealer (shares, TPM) is a further kind of wrap of the same key.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use base64ct::{Base64, Encoding};
+use serde::{Deserialize, Serialize};
+
+use super::keyring::{unwrap, wrap};
+use crate::{
+    base::{Context, Error, Id, IdKind, Result, fs::write_atomic},
+    seal::{Key, PassphraseParams, Secret, WipedVec, hmac, new_id, random_bytes, verify_hmac, wipe},
+};
+
+const FORMAT: &str = "cloister root key v1";
+const KEY_FILE_MARK: &str = "CLOISTER-KEY-1:";
+/// A file of any other kind serves as a key file too, if it can hold a key's worth of randomness.
+const KEY_FILE_BYTES_MIN: usize = 32;
+const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
+const PASSPHRASE_BYTES_MIN: usize = 8;
+const PASSPHRASE_BYTES_MAX: u64 = 4 << 10;
+
+/// What opens the root key.
+#[derive(Debug)]
+pub enum Unsealer {
+    /// A file that holds a key; made if it is not there when the vault is made.
+    KeyFile(PathBuf),
+    /// A file whose first line is a passphrase.
+    PassphraseFile(PathBuf),
+    Passphrase(Secret),
+}
+
+/// The key above all keys of one installation.
+#[derive(Debug)]
+pub struct RootKey {
+    install: Id,
+    key: Key,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RootFile {
+    format: String,
+    install: Id,
+    unsealers: Vec<Wrap>,
+    /// HMAC over the rest under the root key: nobody but its holder adds an unsealer or moves the key file.
+    mac: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+enum Wrap {
+    KeyFile { path: PathBuf, wrapped: String },
+    Passphrase { argon2id: PassphraseParams, salt: String, wrapped: String },
+}
+
+impl RootKey {
+    /// A new installation's root key.
+    pub fn generate() -> Result<Self> {
+        Ok(Self { install: new_id(IdKind::Install)?, key: Key::generate()? })
+    }
+
+    pub fn install(&self) -> Id {
+        self.install
+    }
+
+    pub(super) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Writes the root file with this key wrapped by `unsealer`.
+    ///
+    /// # Errors
+    /// `Usage` when the passphrase is too short or the key file too small to hold a key.
+    pub(super) fn store(&self, path: &Path, unsealer: &Unsealer) -> Result<()> {
+        let wrap = self.wrap_by(unsealer)?;
+        let mut file = RootFile {
+            format: FORMAT.into(),
+            install: self.install,
+            unsealers: vec![wrap],
+            mac: String::new(),
+        };
+        file.mac = Base64::encode_string(&hmac(&self.mac_key()?, &file.without_mac()?));
+        let text = serde_json::to_string_pretty(&file).context("writing the root file")?;
+        write_atomic(path, text.as_bytes())
+    }
+
+    /// Opens the root key from the root file at `path`. With no unsealer, the key file whose place is
+    /// remembered there is used.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no root file, `Sealed` when the unsealer does not open it, `Integrity` when it
+    /// opens and the file was altered around it.
+    pub fn unseal(path: &Path, unsealer: Option<&Unsealer>) -> Result<Self> {
+        let file = RootFile::read(path)?;
+        let key = match unsealer {
+            Some(unsealer) => file.unwrap_with(unsealer)?,
+            None => file.unwrap_with(&Unsealer::KeyFile(file.remembered_key_file()?))?,
+        };
+        let root = Self { install: file.install, key };
+        let mac = decode(&file.mac)?;
+        if !verify_hmac(&root.mac_key()?, &file.without_mac()?, &mac) {
+            return Err(Error::integrity(format!("{} was altered", path.display()))
+                .remedy("restore the keys directory from a backup"));
+        }
+        Ok(root)
+    }
+
+    fn wrap_by(&self, unsealer: &Unsealer) -> Result<Wrap> {
+        match unsealer {
+            Unsealer::KeyFile(path) => {
+                if !path.exists() {
+                    make_key_file(path, self.install)?;
+                }
+                let key = read_key_file(path)?;
+                let path = fs::canonicalize(path).with_context(|| format!("finding {}", path.display()))?;
+                let wrapped = wrap(&key, &self.aad("key file"), &self.key)?;
+                Ok(Wrap::KeyFile { path, wrapped: Base64::encode_string(&wrapped) })
+            }
+            Unsealer::PassphraseFile(path) => self.wrap_by_passphrase(&read_passphrase(path)?),
+            Unsealer::Passphrase(passphrase) => self.wrap_by_passphrase(passphrase),
+        }
+    }
+
+    fn wrap_by_passphrase(&self, passphrase: &Secret) -> Result<Wrap> {
+        if passphrase.len() < PASSPHRASE_BYTES_MIN {
+            return Err(Error::usage(format!(
+                "the passphrase has {} bytes, and {PASSPHRASE_BYTES_MIN} are the least",
+                passphrase.len()
+            ))
+            .remedy("use several words that nobody would guess together"));
+        }
+        let (argon2id, salt) = (PassphraseParams::RECOMMENDED, random_bytes()?);
+        let wrapped = wrap(&argon2id.key(passphrase, &salt)?, &self.aad("passphrase"), &self.key)?;
+        Ok(Wrap::Passphrase {
+            argon2id,
+            salt: Base64::encode_string(&salt),
+            wrapped: Base64::encode_string(&wrapped),
+        })
+    }
+
+    fn aad(&self, kind: &str) -> Vec<u8> {
+        wrap_aad(self.install, kind)
+    }
+
+    fn mac_key(&self) -> Result<Key> {
+        self.key.derive("root file", b"")
+    }
+}
+
+impl RootFile {
+    fn read(path: &Path) -> Result<Self> {
+        let text = fs::read(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::not_found(format!("there is no root key file {}", path.display())).remedy(
+                    "make a data directory with `cloister init`, or name the right one with --data-dir",
+                )
+            }
+            _ => super::object::cause(error).context(format!("reading {}", path.display())),
+        })?;
+        let broken = |why: String| {
+            Error::integrity(format!("{} is not a root file of this version: {why}", path.display()))
+                .remedy("restore the keys directory from a backup")
+        };
+        let file: Self = serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
+        if file.format != FORMAT {
+            return Err(broken(format!("it says '{}'", file.format)));
+        }
+        Ok(file)
+    }
+
+    fn without_mac(&self) -> Result<Vec<u8>> {
+        let rest = Self { mac: String::new(), ..self.clone() };
+        serde_json::to_vec(&rest).context("writing the root file")
+    }
+
+    fn remembered_key_file(&self) -> Result<PathBuf> {
+        self.unsealers
+            .iter()
+            .find_map(|wrap| match wrap {
+                Wrap::KeyFile { path, .. } => Some(path.clone()),
+                Wrap::Passphrase { .. } => None,
+            })
+            .ok_or_else(|| {
+                Error::sealed("this installation is unsealed by a passphrase")
+                    .remedy("give it with --passphrase-file F")
+            })
+    }
+
+    fn unwrap_with(&self, unsealer: &Unsealer) -> Result<Key> {
+        match unsealer {
+            Unsealer::KeyFile(path) => self.unwrap_with_key_file(path),
+            Unsealer::PassphraseFile(path) => self.unwrap_with_passphrase(&read_passphrase(path)?),
+            Unsealer::Passphrase(passphrase) => self.unwrap_with_passphrase(passphrase),
+        }
+    }
+
+    fn unwrap_with_key_file(&self, path: &Path) -> Result<Key> {
+        let wraps: Vec<_> = self
+            .unsealers
+            .iter()
+            .filter_map(|wrap| match wrap {
+                Wrap::KeyFile { wrapped, .. } => Some(wrapped),
+                Wrap::Passphrase { .. } => None,
+            })
+            .collect();
+        if wraps.is_empty() {
+            return Err(Error::sealed("this installation has no key file: it is unsealed by a passphrase")
+                .remedy("give it with --passphrase-file F"));
+        }
+        let key = read_key_file(path)?;
+        for wrapped in wraps {
+            if let Ok(root) = unwrap(&key, &wrap_aad(self.install, "key file"), &decode(wrapped)?) {
+                return Ok(root);
+            }
+        }
+        let whose = key_file_install(path).filter(|&install| install != self.install);
+        Err(match whose {
+            Some(other) => Error::sealed(format!(
+                "the key file {} was made for installation {other}; this data directory is {}",
+                path.display(),
+                self.install
+            )),
+            None => Error::sealed(format!("the key file {} does not open this vault", path.display())),
+        }
+        .remedy(
+            "name the right key file with CLOISTER_KEY_FILE, or the right data directory with --data-dir",
+        ))
+    }
+
+    fn unwrap_with_passphrase(&self, passphrase: &Secret) -> Result<Key> {
+        let mut asked = false;
+        for wrap in &self.unsealers {
+            let Wrap::Passphrase { argon2id, salt, wrapped } = wrap else { continue };
+            asked = true;
+            let salt = decode(salt)?
+                .try_into()
+                .map_err(|_| Error::integrity("the root file has a salt of the wrong length"))?;
+            let key = argon2id.key(passphrase, &salt)?;
+            if let Ok(root) = unwrap(&key, &wrap_aad(self.install, "passphrase"), &decode(wrapped)?) {
+                return Ok(root);
+            }
+        }
+        Err(if asked {
+            Error::sealed("the passphrase does not open this vault")
+                .remedy("check the passphrase file and --data-dir; nothing was changed")
+        } else {
+            Error::sealed("this installation has no passphrase: it is unsealed by a key file")
+                .remedy("name it with CLOISTER_KEY_FILE")
+        })
+    }
+}
+
+fn wrap_aad(install: Id, kind: &str) -> Vec<u8> {
+    [b"cloister root wrap v1 ", kind.as_bytes(), &install.to_bytes()[..]].concat()
+}
+
+fn decode(text: &str) -> Result<Vec<u8>> {
+    Base64::decode_vec(text).map_err(|error| Error::integrity(format!("the root file is damaged: {error}")))
+}
+
+/// Makes a key file that says what it is and whose.
+fn make_key_file(path: &Path, install: Id) -> Result<()> {
+    let mut random = random_bytes::<32>()?;
+    let mut key = WipedVec::zeroed(64);
+    let text = Base64::encode(&random, &mut key).map_err(|_| Error::failed("encoding a key"))?;
+    let write = || -> std::io::Result<()> {
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
+        write!(
+            file,
+            "# Cloister key file. Whoever has it and the data directory can read everything in it.\n\
+             # Keep it apart from the data directory and its backups, and keep a second copy of it safe.\n\
+             # installation: {install}\n{KEY_FILE_MARK}{text}\n"
+        )?;
+        file.sync_all()
+    };
+    let written = write().with_context(|| format!("making the key file {}", path.display()));
+    wipe(&mut random);
+    written.and_then(|()| crate::base::fs::sync_parent(path))
+}
+
+fn read_key_file(path: &Path) -> Result<Key> {
+    let bytes = read_secret(path, "key file", KEY_FILE_BYTES_MAX)?;
+    let marked = std::str::from_utf8(&bytes)
+        .ok()
+        .and_then(|text| text.lines().find_map(|line| line.trim().strip_prefix(KEY_FILE_MARK)));
+    if let Some(text) = marked {
+        let mut key = [0; 32];
+        let decoded = Base64::decode(text, &mut key).map(<[u8]>::len);
+        let made = match decoded {
+            Ok(32) => Key::from_bytes(&key),
+            _ => Err(Error::sealed(format!("the key file {} is damaged", path.display()))),
+        };
+        wipe(&mut key);
+        return made;
+    }
+    if bytes.len() < KEY_FILE_BYTES_MIN {
+        return Err(Error::usage(format!(
+            "{} has {} bytes: too few for a key file, which needs {KEY_FILE_BYTES_MIN} random ones",
+            path.display(),
+            bytes.len()
+        ))
+        .remedy("name a file that does not exist yet, and `cloister init` makes it"));
+    }
+    // A file that something else made, a hardware token's for one: its bytes are the secret, whole.
+    let mut digest = crate::seal::sha256(&bytes);
+    let key = Key::from_bytes(&digest)?.derive("foreign key file", b"");
+    wipe(&mut digest);
+    key
+}
+
+/// The installation that a key file of ours says it was made for.
+fn key_file_install(path: &Path) -> Option<Id> {
+    let bytes = read_secret(path, "key file", KEY_FILE_BYTES_MAX).ok()?;
+    let text = std::str::from_utf8(&bytes).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("# installation: ")?.trim().parse().ok())
+}
+
+/// The first line of the file, without its line end.
+fn read_passphrase(path: &Path) -> Result<Secret> {
+    let bytes = read_secret(path, "passphrase file", PASSPHRASE_BYTES_MAX)?;
+    let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    Ok(Secret::new(line.to_vec()))
+}
+
+fn read_secret(path: &Path, what: &str, bytes_max: u64) -> Result<WipedVec> {
+    use std::io::Read;
+    let named = || format!("reading the {what} {}", path.display());
+    let sealed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::sealed(format!("the {what} {} is not there", path.display()))
+            .remedy("bring it back (mount the medium it lies on), or set CLOISTER_KEY_FILE to its place"),
+        _ => super::object::cause(error).context(named()),
+    };
+    let file = fs::File::open(path).map_err(sealed)?;
+    let mut bytes = Vec::with_capacity(bytes_max as usize + 1);
+    file.take(bytes_max + 1).read_to_end(&mut bytes).with_context(named)?;
+    let bytes = WipedVec::from(bytes);
+    if bytes.len() as u64 > bytes_max {
+        return Err(Error::usage(format!(
+            "{} is longer than {bytes_max} bytes: it is no {what}",
+            path.display()
+        )));
+    }
+    Ok(bytes)
+}

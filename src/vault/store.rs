@@ -1,0 +1,436 @@
+//! The vault: open it with the root key, and it is a [`Depot`].
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError, RwLock},
+};
+
+use super::{
+    Depot, ObjectReader, ObjectWriter, Purpose, ReadGrant, RootKey, Swept, Unsealer, VaultRoot, WriteGrant,
+    grant::extent_key,
+    keyring::{Change, Entry, Keyring, Wrapped, unwrap, wrap},
+    object::{TEMPORARY_SUFFIX, cause},
+    ring_file::RingFile,
+    sweep::sweep,
+};
+use crate::{
+    base::{
+        Context, Error, Id, IdKind, Result,
+        fs::{create_private_dir, rename_durably},
+        group::Group,
+    },
+    seal::{Key, Label, SealReader, Signer, new_id},
+};
+
+/// All sealed objects of one installation and the keys to them.
+pub struct Vault {
+    root: RootKey,
+    objects: PathBuf,
+    /// Wraps the objects' keys.
+    objects_key: Key,
+    ring: RwLock<Keyring>,
+    file: Mutex<RingFile>,
+    group: Group<Commit, ()>,
+    /// Objects that are being written: what the keyring will say of them.
+    pending: Mutex<HashMap<Id, Pending>>,
+    swept: Swept,
+}
+
+struct Pending {
+    version: u64,
+    length_bytes: u64,
+    wrapped_key: Wrapped,
+}
+
+/// Changes that become durable together, what follows from them, and what takes back their preparation.
+#[derive(Default)]
+struct Commit {
+    changes: Vec<Change>,
+    then: Vec<Step>,
+    undo: Vec<Step>,
+}
+
+enum Step {
+    Rename(PathBuf, PathBuf),
+    Remove(PathBuf),
+}
+
+impl Vault {
+    /// Whether a vault was made in this data directory.
+    pub fn exists(data_dir: &Path) -> bool {
+        root_path(data_dir).exists()
+    }
+
+    /// Makes a new vault, whose root key `unsealer` will open, and opens it.
+    ///
+    /// # Errors
+    /// `Usage` when there is one already, or keys or objects of one.
+    pub fn init(data_dir: &Path, unsealer: &Unsealer) -> Result<Self> {
+        let taken = |what: &str| {
+            Error::usage(format!("{} already holds {what}", data_dir.display()))
+                .remedy("use it as it is, or name another place with --data-dir")
+        };
+        if Self::exists(data_dir) {
+            return Err(taken("an installation"));
+        }
+        let objects = data_dir.join("objects");
+        if objects.exists() && !super::sweep::files(&objects)?.is_empty() {
+            return Err(taken("sealed objects, and no root key that would open them"));
+        }
+        create_private_dir(&data_dir.join("keys"))?;
+        create_private_dir(&objects)?;
+        let root = RootKey::generate()?;
+        let mut ring = Keyring { epoch: 1, ..Keyring::default() };
+        for purpose in Purpose::ALL {
+            let wrapped = wrap_purpose(&root, purpose, 1, &Key::generate()?)?;
+            ring.purposes.insert((purpose, 1), wrapped);
+        }
+        RingFile::rewrite(&ring_path(data_dir), &root, &ring)?;
+        // The root file comes last: with it the vault exists, and without it nothing does.
+        root.store(&root_path(data_dir), unsealer)?;
+        Self::open(data_dir, root)
+    }
+
+    /// Opens the root key of the vault in `data_dir`; see [`RootKey::unseal`].
+    pub fn unseal(data_dir: &Path, unsealer: Option<&Unsealer>) -> Result<RootKey> {
+        RootKey::unseal(&root_path(data_dir), unsealer)
+    }
+
+    /// Opens the vault and puts in order what a crash left. The caller holds the data directory's lock.
+    pub fn open(data_dir: &Path, root: RootKey) -> Result<Self> {
+        let objects = data_dir.join("objects");
+        let (file, ring, keyring_bytes_cut) = RingFile::open(&ring_path(data_dir), &root)?;
+        create_private_dir(&objects)?;
+        let swept = Swept { keyring_bytes_cut, ..sweep(&objects, &ring)? };
+        let objects_key = newest_key(&root, &ring, Purpose::Objects)?;
+        Ok(Self {
+            root,
+            objects,
+            objects_key,
+            ring: RwLock::new(ring),
+            file: Mutex::new(file),
+            group: Group::default(),
+            pending: Mutex::default(),
+            swept,
+        })
+    }
+
+    pub fn install(&self) -> Id {
+        self.root.install()
+    }
+
+    /// What opening the vault put in order.
+    pub fn swept(&self) -> Swept {
+        self.swept
+    }
+
+    /// The newest key for a purpose.
+    pub fn purpose_key(&self, purpose: Purpose) -> Result<Key> {
+        newest_key(&self.root, &self.ring(), purpose)
+    }
+
+    /// A signer whose seed is the newest key for `purpose`.
+    pub fn signer(&self, purpose: Purpose) -> Result<Signer> {
+        self.purpose_key(purpose).map(Signer::new)
+    }
+
+    /// The vault in 32 bytes, and how many commits it has seen.
+    pub fn root(&self) -> VaultRoot {
+        self.ring().root(self.install())
+    }
+
+    pub fn contains(&self, id: Id) -> bool {
+        self.ring().objects.contains_key(&id)
+    }
+
+    /// Every live object, in order.
+    pub fn objects(&self) -> Vec<Id> {
+        self.ring().objects.keys().copied().collect()
+    }
+
+    /// What was last left with [`Vault::set_witness`]; empty if nothing was.
+    pub fn witness(&self) -> Vec<u8> {
+        self.ring().witness.clone()
+    }
+
+    /// Keeps a few bytes for another room, sealed and in step with the keyring: the audit log's newest
+    /// checkpoint, so that neither can be put back in time without the other.
+    pub fn set_witness(&self, witness: Vec<u8>) -> Result<()> {
+        self.change(Commit { changes: vec![Change::Witness(witness)], ..Commit::default() })
+    }
+
+    /// Leave for a worker to read one object.
+    pub fn grant(&self, id: Id) -> Result<ReadGrant> {
+        let (entry, key) = self.entry(id)?;
+        let label = Label { install: self.install(), object: id, version: entry.version };
+        Ok(ReadGrant::new(label, self.path(id), entry.length_bytes, entry.header_hash, key))
+    }
+
+    /// Leave for a worker to write a new object; [`Vault::adopt`] takes it in when it is written.
+    pub fn reserve(&self, kind: IdKind, length_bytes: u64) -> Result<WriteGrant> {
+        let id = new_id(kind)?;
+        let key = Key::generate()?;
+        let wrapped_key = wrap(&self.objects_key, &object_aad(self.install(), id), &key)?;
+        let path = self.path(id);
+        create_private_dir(path.parent().expect("objects lie in a directory"))?;
+        let label = Label { install: self.install(), object: id, version: 1 };
+        self.pending().insert(id, Pending { version: 1, length_bytes, wrapped_key });
+        Ok(WriteGrant::new(label, temporary(&path), length_bytes, [0; 32], key))
+    }
+
+    /// Takes in an object that was written and synced under a grant.
+    pub fn adopt(&self, id: Id) -> Result<Id> {
+        self.adopt_all(&[id])?;
+        Ok(id)
+    }
+
+    /// Takes in several, all or none.
+    pub fn adopt_all(&self, ids: &[Id]) -> Result<()> {
+        let mut commit = Commit::default();
+        for &id in ids {
+            let entry = self.written_entry(id)?;
+            let path = self.path(id);
+            commit.changes.push(Change::Put(id, entry));
+            commit.then.push(Step::Rename(temporary(&path), path));
+        }
+        self.change(commit)?;
+        let mut pending = self.pending();
+        ids.iter().for_each(|id| drop(pending.remove(id)));
+        Ok(())
+    }
+
+    /// Gives up an object that was reserved and will not be written.
+    pub fn abandon(&self, id: Id) -> Result<()> {
+        if self.pending().remove(&id).is_none() {
+            return Ok(());
+        }
+        let path = temporary(&self.path(id));
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(cause(error).context(format!("removing {}", path.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes objects so that their keys are gone: the keyring is rewritten whole, without them and under a
+    /// new key. What an old copy of the keyring (a backup, an SSD's spare blocks) still holds is beyond reach.
+    pub fn erase(&self, ids: &[Id]) -> Result<()> {
+        self.delete_all(ids)?;
+        self.rewrite_keyring()
+    }
+
+    /// Deletes several objects at the price of one.
+    pub fn delete_all(&self, ids: &[Id]) -> Result<()> {
+        let mut commit = Commit::default();
+        for &id in ids {
+            if !self.contains(id) {
+                return Err(not_found(id));
+            }
+            let path = self.path(id);
+            // Out of its place first: were it deleted last and the machine stopped before, an unlisted file
+            // would stand there, and nobody could tell it from one that was put there.
+            match rename_durably(&path, &temporary(&path)) {
+                Err(error) if path.exists() => {
+                    Commit::run(commit.undo)?;
+                    return Err(error);
+                }
+                _ => {}
+            }
+            commit.changes.push(Change::Remove(id));
+            commit.then.push(Step::Remove(temporary(&path)));
+            commit.undo.push(Step::Rename(temporary(&path), path));
+        }
+        self.change(commit)
+    }
+
+    pub(super) fn entry(&self, id: Id) -> Result<(Entry, Key)> {
+        let entry = *self.ring().objects.get(&id).ok_or_else(|| not_found(id))?;
+        let key = unwrap(&self.objects_key, &object_aad(self.install(), id), &entry.wrapped_key)
+            .map_err(|error| error.context(format!("opening the key of object {id}")))?;
+        Ok((entry, key))
+    }
+
+    pub(super) fn path(&self, id: Id) -> PathBuf {
+        object_path(&self.objects, id)
+    }
+
+    pub(super) fn objects_dir(&self) -> &Path {
+        &self.objects
+    }
+
+    /// Whether `path` is the temporary file of an object that this process is writing.
+    pub(super) fn is_being_written(&self, path: &Path) -> bool {
+        let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(TEMPORARY_SUFFIX));
+        let id: Option<Id> = name.and_then(|stem| stem.parse().ok());
+        id.is_some_and(|id| self.pending().contains_key(&id) || self.contains(id))
+    }
+
+    /// Checks that the temporary file is what was granted and says what the keyring is to list.
+    fn written_entry(&self, id: Id) -> Result<Entry> {
+        let pending = self.pending();
+        let Pending { version, length_bytes, wrapped_key } = pending.get(&id).ok_or_else(|| {
+            Error::failed(format!("object {id} was not reserved here, or is already committed"))
+        })?;
+        let (version, length_bytes, wrapped_key) = (*version, *length_bytes, *wrapped_key);
+        drop(pending);
+        let key = unwrap(&self.objects_key, &object_aad(self.install(), id), &wrapped_key)?;
+        let path = temporary(&self.path(id));
+        let file = fs::File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+        let written = SealReader::open(file, &key, Label { install: self.install(), object: id, version })?;
+        if written.len_bytes() != length_bytes {
+            return Err(Error::integrity(format!(
+                "object {id} has {} bytes, and {length_bytes} were granted",
+                written.len_bytes()
+            )));
+        }
+        Ok(Entry { version, length_bytes, header_hash: written.header().hash, wrapped_key })
+    }
+
+    /// Makes a commit durable together with all that wait.
+    fn change(&self, commit: Commit) -> Result<()> {
+        self.group.submit(commit, |commits| self.write(commits))
+    }
+
+    fn write(&self, commits: Vec<Commit>) -> Vec<Result<()>> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let epoch = self.ring().epoch + 1;
+        let changes: Vec<Change> = commits.iter().flat_map(|commit| commit.changes.iter().cloned()).collect();
+        if let Err(error) = file.append(epoch, &changes) {
+            let undone = |commit: Commit| Commit::run(commit.undo).and(Err(error.clone()));
+            return commits.into_iter().map(undone).collect();
+        }
+        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+        let done = commits.into_iter().map(|commit| Commit::run(commit.then)).collect();
+        ring.apply(epoch, changes);
+        if file.wants_rewriting() {
+            // The commits stand either way: a rewrite that fails now is tried again at the next commit.
+            if let Ok(rewritten) = RingFile::rewrite(&file.path().to_owned(), &self.root, &ring) {
+                *file = rewritten;
+            }
+        }
+        done
+    }
+
+    fn rewrite_keyring(&self) -> Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = file.path().to_owned();
+        *file = RingFile::rewrite(&path, &self.root, &self.ring())?;
+        Ok(())
+    }
+
+    fn ring(&self) -> std::sync::RwLockReadGuard<'_, Keyring> {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pending(&self) -> MutexGuard<'_, HashMap<Id, Pending>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Depot for Vault {
+    fn open(&self, id: Id) -> Result<ObjectReader> {
+        let (entry, key) = self.entry(id)?;
+        let label = Label { install: self.install(), object: id, version: entry.version };
+        ObjectReader::open_file(&self.path(id), &key, label, &entry.header_hash)
+    }
+
+    fn create(&self, kind: IdKind, length_bytes: u64) -> Result<ObjectWriter> {
+        self.reserve(kind, length_bytes)?.create()
+    }
+
+    fn commit(&self, written: ObjectWriter) -> Result<Id> {
+        let id = written.id();
+        written.finish()?;
+        self.adopt(id)
+    }
+
+    fn commit_all(&self, written: Vec<ObjectWriter>) -> Result<Vec<Id>> {
+        let ids: Vec<Id> = written.iter().map(ObjectWriter::id).collect();
+        written.into_iter().try_for_each(|object| object.finish().map(drop))?;
+        self.adopt_all(&ids)?;
+        Ok(ids)
+    }
+
+    fn delete(&self, id: Id) -> Result<()> {
+        self.delete_all(&[id])
+    }
+
+    fn extent_key(&self, document: Id) -> Result<Key> {
+        let (_, key) = self.entry(document)?;
+        extent_key(&key, document)
+    }
+}
+
+impl Commit {
+    fn run(steps: Vec<Step>) -> Result<()> {
+        steps.into_iter().try_for_each(Step::run)
+    }
+}
+
+impl Step {
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Rename(from, to) => {
+                fs::rename(&from, &to).with_context(|| format!("renaming {}", from.display()))
+            }
+            Self::Remove(path) => match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(cause(error).context(format!("removing {}", path.display())))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+}
+
+/// `objects/<last two letters>/<id>`: the first letters of an identifier are its time, and would put all in one.
+pub(super) fn object_path(objects: &Path, id: Id) -> PathBuf {
+    let name = id.to_string();
+    let fan = &name[name.len() - 2..];
+    objects.join(fan).join(&name)
+}
+
+fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(TEMPORARY_SUFFIX);
+    name.into()
+}
+
+fn root_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("keys/root.json")
+}
+
+fn ring_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("keys/keyring")
+}
+
+fn not_found(id: Id) -> Error {
+    Error::not_found(format!("there is no object {id}"))
+}
+
+fn object_aad(install: Id, id: Id) -> [u8; 34] {
+    let mut aad = [0; 34];
+    aad[..17].copy_from_slice(&install.to_bytes());
+    aad[17..].copy_from_slice(&id.to_bytes());
+    aad
+}
+
+fn purpose_aad(root: &RootKey, purpose: Purpose, version: u32) -> Vec<u8> {
+    let version = version.to_le_bytes();
+    [&b"cloister purpose"[..], &root.install().to_bytes(), &[purpose as u8], &version].concat()
+}
+
+fn wrap_purpose(root: &RootKey, purpose: Purpose, version: u32, key: &Key) -> Result<Wrapped> {
+    wrap(&root.key().derive("purpose keys", b"")?, &purpose_aad(root, purpose, version), key)
+}
+
+fn newest_key(root: &RootKey, ring: &Keyring, purpose: Purpose) -> Result<Key> {
+    let (version, wrapped) = ring
+        .newest(purpose)
+        .ok_or_else(|| Error::integrity(format!("the keyring has no key for {purpose:?}")))?;
+    unwrap(&root.key().derive("purpose keys", b"")?, &purpose_aad(root, purpose, version), wrapped)
+        .map_err(|error| error.context(format!("opening the key for {purpose:?}")))
+}

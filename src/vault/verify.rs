@@ -1,0 +1,157 @@
+//! Whether every object is there, is the one that was committed, and opens to its last byte; and whether
+//! anything else lies among them.
+
+use std::{
+    path::Path,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use super::{Depot, Vault, VaultRoot, sweep::files};
+use crate::{
+    base::{Error, ErrorKind, Id, Monitor, Progress, Result},
+    seal::WipedVec,
+};
+
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// One thing that is wrong, and what it is wrong with.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Problem {
+    /// The object's identifier, or the path of a file that is none.
+    pub object: String,
+    pub what: String,
+}
+
+/// What `verify` found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyReport {
+    pub root: VaultRoot,
+    /// Plaintext bytes that were authenticated.
+    pub bytes: u64,
+    /// In order of the objects' names; empty when all is well.
+    pub problems: Vec<Problem>,
+}
+
+impl VerifyReport {
+    /// # Errors
+    /// `Integrity`, naming up to ten of the objects that something is wrong with.
+    pub fn into_result(self) -> Result<Self> {
+        if self.problems.is_empty() {
+            return Ok(self);
+        }
+        let shown: Vec<_> = self.problems.iter().take(10).map(|problem| problem.what.clone()).collect();
+        let more = self.problems.len() - shown.len();
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        Err(Error::integrity(format!("{}{more}", shown.join("; ")))
+            .remedy("restore the named objects from a backup, and find out who changed them"))
+    }
+}
+
+impl Vault {
+    /// Reads every object to its end. `recorded` is the root that the audit log last recorded: with it, a vault
+    /// that was put back in time as a whole is noticed too.
+    ///
+    /// # Errors
+    /// Only when verifying itself fails or is stopped; what is wrong with objects is in the report.
+    pub fn verify(&self, recorded: Option<&VaultRoot>, monitor: &dyn Monitor) -> Result<VerifyReport> {
+        let (root, ids) = (self.root(), self.objects());
+        let mut problems: Vec<Problem> =
+            recorded.and_then(|then| rolled_back(&root, then)).into_iter().collect();
+        problems.extend(self.unlisted()?);
+        let found = Mutex::new((problems, 0u64));
+        let (next, threads) = (AtomicUsize::new(0), thread::available_parallelism().map_or(1, usize::from));
+        thread::scope(|scope| -> Result<()> {
+            let workers: Vec<_> = (0..threads.min(ids.len()))
+                .map(|_| scope.spawn(|| self.verify_some(&ids, &next, &found, monitor)))
+                .collect();
+            workers.into_iter().try_for_each(|worker| match worker.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })?;
+        let (mut problems, bytes) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        problems.sort_unstable();
+        Ok(VerifyReport { root, bytes, problems })
+    }
+
+    fn verify_some(
+        &self,
+        ids: &[Id],
+        next: &AtomicUsize,
+        found: &Mutex<(Vec<Problem>, u64)>,
+        monitor: &dyn Monitor,
+    ) -> Result<()> {
+        let mut buffer = WipedVec::zeroed(BUFFER_BYTES);
+        while let Some(&id) = ids.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if monitor.stop_requested() {
+                return Err(Error::interrupted("verifying was stopped"));
+            }
+            let read = self.verify_one(id, &mut buffer);
+            let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+            match read {
+                Ok(bytes) => found.1 += bytes,
+                // Deleted since the list was made.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => {
+                    found.0.push(Problem { object: id.to_string(), what: error.to_string() });
+                }
+            }
+            drop(found);
+            monitor.progress(&Progress {
+                stage: "verify".into(),
+                done: next.load(Ordering::Relaxed).min(ids.len()) as u64,
+                total: ids.len() as u64,
+                unit: "object".into(),
+                ..Progress::default()
+            });
+        }
+        Ok(())
+    }
+
+    fn verify_one(&self, id: Id, buffer: &mut [u8]) -> Result<u64> {
+        let object = self.open(id)?;
+        let length_bytes = object.len_bytes();
+        for at in (0..length_bytes).step_by(buffer.len()) {
+            let part = usize::try_from(length_bytes - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+            object.read_at(at, &mut buffer[..part])?;
+        }
+        Ok(length_bytes)
+    }
+
+    /// Files that lie among the objects and are none of them.
+    fn unlisted(&self) -> Result<Vec<Problem>> {
+        let objects = self.objects_dir();
+        let stranger = |path: &Path| {
+            let name = path.strip_prefix(objects).unwrap_or(path).display().to_string();
+            let id: Option<Id> = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+            match id {
+                Some(id) if self.path(id) == path && self.contains(id) => None,
+                Some(id) => Some(Problem {
+                    object: id.to_string(),
+                    what: format!("object {id} was added: {name} is in no keyring"),
+                }),
+                None if self.is_being_written(path) => None,
+                None => Some(Problem { what: format!("{name} was added: it is no object"), object: name }),
+            }
+        };
+        Ok(files(objects)?.iter().filter_map(|path| stranger(path)).collect())
+    }
+}
+
+fn rolled_back(now: &VaultRoot, then: &VaultRoot) -> Option<Problem> {
+    let what = if now.epoch < then.epoch {
+        format!(
+            "the keyring was put back in time: it is at commit {}, the audit log at {}",
+            now.epoch, then.epoch
+        )
+    } else if now.epoch == then.epoch && now != then {
+        format!("the keyring is not the one whose root the audit log has for commit {}", now.epoch)
+    } else {
+        return None;
+    };
+    Some(Problem { object: "keyring".into(), what })
+}
