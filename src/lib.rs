@@ -20,6 +20,7 @@
 
 pub mod base;
 pub mod cli;
+pub mod corpus;
 pub mod device;
 pub mod evaluate;
 pub mod infer;

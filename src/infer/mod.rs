@@ -2,10 +2,17 @@
 //! thread of its own. It promises that a greedy answer does not depend on what else is in the batch, and that a
 //! sampled one depends on its seed alone besides. Who may ask, and what is kept of it, is left to `serve`.
 
+mod answer;
 pub mod blocks;
+pub mod engine;
+pub mod runner;
 pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
 pub mod stop;
 
+pub use engine::{Engine, EngineOptions, Event, Events, FinishReason, Generation, Piece, Refusal, Usage};
 pub use sampler::Sampling;
+
+#[cfg(test)]
+pub(crate) mod testkit;

@@ -2,8 +2,11 @@
 //! the run's numbers, that a run stopped anywhere goes on bit for bit, and that no document is ever joined to
 //! another without a bound. Layers and their gradients are `nn`'s and `model`'s; sampling is `infer`'s.
 
+pub mod checkpoint;
 pub mod config;
 pub mod loader;
+pub mod machine;
+pub mod meter;
 pub mod pretrain;
 pub mod recipe;
 pub mod schedule;

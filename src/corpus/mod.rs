@@ -1,0 +1,14 @@
+//! From files to tokens: walking folders, extracting text in a caged child, cleaning, snapshots with a
+//! held-out split, and sealed token extents. Every input is either taken or refused with a reason, and what
+//! is taken depends on its content alone. Rows and sealed objects are kept by whoever implements [`Intake`].
+
+pub mod cage;
+pub mod document;
+pub mod extract;
+pub mod ingest;
+pub mod refusal;
+mod walk;
+
+pub use document::{Admitted, Format, Intake, NewDocument};
+pub use ingest::{IngestReport, IngestSpec};
+pub use refusal::{Reason, Refusal};
