@@ -33,6 +33,8 @@ pub trait Monitor: Sync {
     fn record(&self, _kind: &str, _fact: &serde_json::Value) -> Result<()> {
         Ok(())
     }
+    /// A piece of text as a model writes it.
+    fn text(&self, _piece: &str) {}
     /// Whether the work should stop at the next safe place and keep what it has.
     fn stop_requested(&self) -> bool;
 }

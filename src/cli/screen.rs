@@ -46,6 +46,21 @@ impl Screen {
         if self.json { self.json(value) } else { human(self, value) }
     }
 
+    /// A list: one JSON document a line, or a table.
+    pub fn rows<T: Serialize, const N: usize>(
+        &self,
+        rows: &[T],
+        headings: [&str; N],
+        cells: impl Fn(&T) -> [String; N],
+    ) -> Result<()> {
+        if self.json {
+            return rows.iter().try_for_each(|row| self.json(row));
+        }
+        let mut table = Table::new(headings);
+        rows.iter().for_each(|row| table.row(cells(row)));
+        self.table(&table)
+    }
+
     pub fn table(&self, table: &Table) -> Result<()> {
         table.lines().iter().try_for_each(|line| self.line(line))
     }
@@ -73,10 +88,6 @@ impl Table {
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
         debug_assert_eq!(N, self.headings.len(), "a cell for each heading");
         self.rows.push(cells.map(|cell| printable(&cell)).to_vec());
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
     }
 
     fn lines(&self) -> Vec<String> {

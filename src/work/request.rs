@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::policy::Action;
-use crate::{base::Id, train::RunConfig};
+use crate::{base::Id, text::Message, train::RunConfig};
 
 /// One question. What answers it stands behind the arrow; `Vec` answers print a line a row with `--json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,8 +39,10 @@ pub enum Request {
     ModelLs,
     /// -> [`ModelRow`]
     ModelShow { model: String },
-    /// -> [`Generated`]
+    /// -> [`Generated`]; its text streams through `Monitor::text`
     ModelGenerate(Generate),
+    /// -> [`Generated`]: the answer to the last message; its text streams through `Monitor::text`
+    ModelChat(Chat),
     /// -> [`Lineage`]
     LineageShow { id: Id },
     /// -> [`AuditReport`]; an error of kind `Integrity` that names the entry when anything is wrong
@@ -86,7 +88,7 @@ impl Request {
             Self::ModelPretrain(_) | Self::ModelPlan(_) | Self::ModelResume { .. } => Action::ModelPretrain,
             Self::ModelImport { .. } => Action::ModelImport,
             Self::ModelLs | Self::ModelShow { .. } => Action::ModelList,
-            Self::ModelGenerate(_) => Action::ModelGenerate,
+            Self::ModelGenerate(_) | Self::ModelChat(_) => Action::ModelGenerate,
             Self::LineageShow { .. } => Action::LineageShow,
             Self::AuditVerify | Self::AuditLs { .. } => Action::AuditRead,
             Self::AuditCheckpoint => Action::AuditCheckpoint,
@@ -130,7 +132,22 @@ pub struct Pretrain {
 pub struct Generate {
     /// A name or an identifier.
     pub model: String,
+    /// Empty: the beginning of a text.
     pub prompt: String,
+    pub choice: Choice,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Chat {
+    /// A name or an identifier.
+    pub model: String,
+    pub messages: Vec<Message>,
+    pub choice: Choice,
+}
+
+/// How each next token is chosen, and when it ends.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Choice {
     pub max_tokens: u32,
     pub temperature: f32,
     pub top_k: Option<u32>,
@@ -139,6 +156,19 @@ pub struct Generate {
     pub seed: Option<u64>,
     pub stop: Vec<String>,
     pub ignore_eos: bool,
+}
+
+/// What `init` made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Installed {
+    pub install: Id,
+    pub data_dir: PathBuf,
+    /// "key file /etc/cloister/root.key", "passphrase".
+    pub unsealed_by: String,
+    /// The server's public certificate, in PEM.
+    pub certificate: PathBuf,
+    /// SHA-256 of the certificate, in hexadecimal with colons.
+    pub fingerprint: String,
 }
 
 /// What a data directory holds: what a second quickstart goes on from.

@@ -1,0 +1,379 @@
+//! The admin socket: what a command asks of the daemon that holds the data directory. One connection carries
+//! one question; the answer comes after any number of progress lines, notes and pieces of text, one JSON
+//! document a line. Who may connect is settled by the file system: the socket lies in a directory that its
+//! owner alone may enter. A connection that ends before its answer asks the work to stop.
+
+use std::{
+    fs::{DirBuilder, File},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    os::{
+        fd::AsRawFd,
+        unix::{
+            fs::DirBuilderExt,
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use super::request::Request;
+use crate::base::{Context, Error, Monitor, Progress, Result};
+
+const SOCKET: &str = "admin.sock";
+/// A question is a command's arguments: paths, a prompt, a run file.
+const QUESTION_BYTES_MAX: u64 = 16 << 20;
+/// How soon a stop is noticed by either end.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Client to daemon.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Ask {
+    Question {
+        /// Of the asking binary: the two ends must read the same types.
+        version: String,
+        request: Box<Request>,
+    },
+    Stop,
+}
+
+/// Daemon to client; the last two end the connection.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Tell {
+    Progress(Progress),
+    Note(String),
+    Text(String),
+    Answer(Value),
+    Failed(Error),
+}
+
+/// Reaches the daemon; None where none listens.
+pub fn connect(data_dir: &Path) -> Result<Option<UnixStream>> {
+    let Ok(directory) = File::open(data_dir.join("run")) else { return Ok(None) };
+    match UnixStream::connect(short_path(&directory)) {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(None),
+        Err(error) => Err(error).context("connecting to the daemon's admin socket"),
+    }
+}
+
+/// A socket's path may have 107 bytes, a data directory's more: this one is short however deep it lies.
+fn short_path(directory: &File) -> PathBuf {
+    format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()).into()
+}
+
+/// Asks a question and relays what comes before its answer.
+pub fn ask(stream: UnixStream, request: Request, monitor: &dyn Monitor) -> Result<Value> {
+    let question = Ask::Question { version: env!("CARGO_PKG_VERSION").into(), request: Box::new(request) };
+    send(&stream, &question)?;
+    stream.set_read_timeout(Some(TICK)).context("waiting for the daemon")?;
+    let mut lines = Lines::new(&stream, u64::MAX);
+    let mut asked_to_stop = false;
+    loop {
+        match lines.next()? {
+            Received::Line(Tell::Progress(progress)) => monitor.progress(&progress),
+            Received::Line(Tell::Note(message)) => monitor.note(&message),
+            Received::Line(Tell::Text(piece)) => monitor.text(&piece),
+            Received::Line(Tell::Answer(answer)) => return Ok(answer),
+            Received::Line(Tell::Failed(error)) => return Err(error),
+            Received::Nothing => {}
+            Received::End => return Err(Error::unavailable("the daemon ended before it answered")),
+        }
+        if monitor.stop_requested() && !asked_to_stop {
+            send(&stream, &Ask::Stop)?;
+            asked_to_stop = true;
+        }
+    }
+}
+
+/// Answers a question from the user with this number: the warden's own `execute`.
+pub type Execute<'a> = dyn Fn(u32, Request, &dyn Monitor) -> Result<Value> + Sync + 'a;
+
+/// Answers until told to stop; work that is asked for is told to stop then too.
+pub fn serve(data_dir: &Path, stop: &AtomicBool, execute: &Execute<'_>) -> Result<()> {
+    let listener = listen(data_dir)?;
+    std::thread::scope(|connections| {
+        while !stop.load(Ordering::Relaxed) {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    connections.spawn(move || {
+                        if let Err(error) = answer_one(&stream, stop, execute) {
+                            tracing::debug!("admin socket: {error}");
+                        }
+                    });
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(TICK),
+                Err(error) => {
+                    tracing::warn!("admin socket: {error}");
+                    std::thread::sleep(TICK);
+                }
+            }
+        }
+    });
+    // The name goes with the daemon; a stale one would only cost the next client a refused connection.
+    let _ = std::fs::remove_file(data_dir.join("run").join(SOCKET));
+    Ok(())
+}
+
+fn listen(data_dir: &Path) -> Result<UnixListener> {
+    let run = data_dir.join("run");
+    DirBuilder::new().recursive(true).mode(0o700).create(&run).context("making the run directory")?;
+    let directory = File::open(&run).context("opening the run directory")?;
+    // Left by a daemon that was killed: whoever holds the lock owns the name.
+    let _ = std::fs::remove_file(run.join(SOCKET));
+    let listener = UnixListener::bind(short_path(&directory)).context("listening on the admin socket")?;
+    listener.set_nonblocking(true).context("listening on the admin socket")?;
+    Ok(listener)
+}
+
+fn answer_one(stream: &UnixStream, stop: &AtomicBool, execute: &Execute<'_>) -> Result<()> {
+    stream.set_nonblocking(false).context("reading a question")?;
+    stream.set_read_timeout(Some(TICK)).context("reading a question")?;
+    let uid = rustix::net::sockopt::socket_peercred(stream)
+        .map_err(std::io::Error::from)
+        .context("asking who connects")?
+        .uid
+        .as_raw();
+    let mut lines = Lines::new(stream, QUESTION_BYTES_MAX);
+    let request = loop {
+        match lines.next()? {
+            Received::Line(Ask::Question { version, request }) if version == env!("CARGO_PKG_VERSION") => {
+                break *request;
+            }
+            Received::Line(Ask::Question { version, .. }) => {
+                let refused = Error::unavailable(format!(
+                    "the daemon is version {}, this command is {version}",
+                    env!("CARGO_PKG_VERSION")
+                ));
+                return send(stream, &Tell::Failed(refused.remedy("restart the daemon, or use its binary")));
+            }
+            Received::Nothing if !stop.load(Ordering::Relaxed) => {}
+            Received::Nothing | Received::Line(Ask::Stop) | Received::End => return Ok(()),
+        }
+    };
+    let relay = Relay { stream: Mutex::new(stream), hung_up: AtomicBool::new(false), stop };
+    let finished = AtomicBool::new(false);
+    let outcome = std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !finished.load(Ordering::Relaxed) {
+                if !matches!(lines.next::<Ask>(), Ok(Received::Nothing)) {
+                    relay.hung_up.store(true, Ordering::Relaxed);
+                    return;
+                }
+            }
+        });
+        let outcome = execute(uid, request, &relay);
+        finished.store(true, Ordering::Relaxed);
+        outcome
+    });
+    relay.tell(&outcome.map_or_else(Tell::Failed, Tell::Answer));
+    Ok(())
+}
+
+/// The monitor of work that is watched over the socket.
+struct Relay<'a> {
+    stream: Mutex<&'a UnixStream>,
+    hung_up: AtomicBool,
+    stop: &'a AtomicBool,
+}
+
+impl Relay<'_> {
+    fn tell(&self, message: &Tell) {
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        if send(&stream, message).is_err() {
+            self.hung_up.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Monitor for Relay<'_> {
+    fn progress(&self, progress: &Progress) {
+        self.tell(&Tell::Progress(progress.clone()));
+    }
+
+    fn note(&self, message: &str) {
+        self.tell(&Tell::Note(message.into()));
+    }
+
+    fn text(&self, piece: &str) {
+        self.tell(&Tell::Text(piece.into()));
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.hung_up.load(Ordering::Relaxed) || self.stop.load(Ordering::Relaxed)
+    }
+}
+
+fn send(mut stream: &UnixStream, message: &impl Serialize) -> Result<()> {
+    let mut line = serde_json::to_vec(message).context("writing to the admin socket")?;
+    line.push(b'\n');
+    stream.write_all(&line).context("writing to the admin socket")
+}
+
+enum Received<T> {
+    Line(T),
+    /// The tick passed; what has come so far is kept.
+    Nothing,
+    End,
+}
+
+/// Whole lines from a stream with a read timeout.
+struct Lines<'a> {
+    reader: BufReader<&'a UnixStream>,
+    partial: Vec<u8>,
+    bytes_max: u64,
+}
+
+impl<'a> Lines<'a> {
+    fn new(stream: &'a UnixStream, bytes_max: u64) -> Self {
+        Self { reader: BufReader::new(stream), partial: Vec::new(), bytes_max }
+    }
+
+    fn next<T: DeserializeOwned>(&mut self) -> Result<Received<T>> {
+        let room = self.bytes_max.saturating_sub(self.partial.len() as u64);
+        match (&mut self.reader).take(room).read_until(b'\n', &mut self.partial) {
+            Ok(_) if self.partial.ends_with(b"\n") => {
+                let line = std::mem::take(&mut self.partial);
+                serde_json::from_slice(&line).map(Received::Line).context("reading from the admin socket")
+            }
+            Ok(_) if self.partial.len() as u64 >= self.bytes_max => {
+                Err(Error::usage(format!("a question may have {} bytes", self.bytes_max)))
+            }
+            Ok(_) => Ok(Received::End),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Ok(Received::Nothing)
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(Received::End),
+            Err(error) => Err(error).context("reading from the admin socket"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{ErrorKind as Kind, Silent};
+
+    /// Runs `client` against a daemon that answers with `execute`.
+    fn with_daemon<T>(execute: &Execute<'_>, client: impl FnOnce(&Path) -> T) -> T {
+        // Longer than a socket's path may be.
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let data_dir = directory.path().join("d".repeat(120));
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            let daemon = threads.spawn(|| serve(&data_dir, &stop, execute));
+            while connect(&data_dir).expect("readable").is_none() {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            let said = client(&data_dir);
+            stop.store(true, Ordering::Relaxed);
+            daemon.join().expect("no panic").expect("a socket");
+            assert!(connect(&data_dir).expect("readable").is_none(), "the name went with the daemon");
+            said
+        })
+    }
+
+    #[derive(Default)]
+    struct Heard {
+        lines: Mutex<Vec<String>>,
+        stop: AtomicBool,
+    }
+
+    impl Monitor for Heard {
+        fn progress(&self, progress: &Progress) {
+            self.lines.lock().expect("unpoisoned").push(progress.stage.clone());
+        }
+        fn note(&self, message: &str) {
+            self.lines.lock().expect("unpoisoned").push(message.into());
+        }
+        fn text(&self, piece: &str) {
+            self.lines.lock().expect("unpoisoned").push(piece.into());
+        }
+        fn stop_requested(&self) -> bool {
+            self.stop.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn what_is_said_on_the_way_comes_in_order_before_the_answer() {
+        let execute = |_: u32, request: Request, monitor: &dyn Monitor| {
+            assert!(matches!(request, Request::Status));
+            monitor.note("one\ntwo");
+            monitor.progress(&Progress { stage: "three".into(), ..Progress::default() });
+            monitor.text("vier — ✓");
+            Ok(Value::from(5))
+        };
+        with_daemon(&execute, |data_dir| {
+            let heard = Heard::default();
+            let daemon = connect(data_dir).expect("readable").expect("listening");
+            assert_eq!(ask(daemon, Request::Status, &heard).expect("answered"), Value::from(5));
+            assert_eq!(*heard.lines.lock().expect("unpoisoned"), ["one\ntwo", "three", "vier — ✓"]);
+        });
+    }
+
+    #[test]
+    fn an_error_keeps_its_kind_and_remedy() {
+        let execute =
+            |_: u32, _: Request, _: &dyn Monitor| Err(Error::integrity("object cut").remedy("restore it"));
+        with_daemon(&execute, |data_dir| {
+            let daemon = connect(data_dir).expect("readable").expect("listening");
+            let error = ask(daemon, Request::DataVerify, &Silent).expect_err("it failed");
+            assert_eq!((error.kind(), error.remedy_text()), (Kind::Integrity, Some("restore it")));
+        });
+    }
+
+    #[test]
+    fn a_stop_and_a_hang_up_reach_the_work() {
+        let until_stopped = |_: u32, _: Request, monitor: &dyn Monitor| {
+            while !monitor.stop_requested() {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(Error::interrupted("stopped"))
+        };
+        with_daemon(&until_stopped, |data_dir| {
+            let heard = Heard { stop: true.into(), ..Heard::default() };
+            let daemon = connect(data_dir).expect("readable").expect("listening");
+            assert_eq!(ask(daemon, Request::Status, &heard).expect_err("stopped").kind(), Kind::Interrupted);
+            // with_daemon joins every connection: this returns only if the hang-up was heard.
+            let left = connect(data_dir).expect("readable").expect("listening");
+            let question = Ask::Question {
+                version: env!("CARGO_PKG_VERSION").into(),
+                request: Box::new(Request::Status),
+            };
+            send(&left, &question).expect("sent");
+        });
+    }
+
+    #[test]
+    fn what_is_no_question_ends_its_own_connection_alone() {
+        let execute = |_: u32, _: Request, _: &dyn Monitor| Ok(Value::Null);
+        with_daemon(&execute, |data_dir| {
+            for bad in
+                [&b"GET / HTTP/1.1\n"[..], b"\xff\xfe\n", b"{}\n", b"{\"question\":{}}\n", b"\"stop\"\n"]
+            {
+                let mut stream = connect(data_dir).expect("readable").expect("listening");
+                stream.write_all(bad).expect("sent");
+                let mut said = String::new();
+                stream.read_to_string(&mut said).expect("closed");
+                assert_eq!(said, "");
+            }
+            let older = Ask::Question { version: "0.0.1".into(), request: Box::new(Request::Status) };
+            let stream = connect(data_dir).expect("readable").expect("listening");
+            send(&stream, &older).expect("sent");
+            let mut said = String::new();
+            (&stream).read_to_string(&mut said).expect("closed");
+            assert!(said.contains("0.0.1"), "{said}");
+            let daemon = connect(data_dir).expect("readable").expect("listening");
+            ask(daemon, Request::Status, &Silent).expect("it still answers");
+        });
+    }
+}
