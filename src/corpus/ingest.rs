@@ -22,6 +22,7 @@ use super::{
     Admitted, Format, Intake, NewDocument, Reason, Refusal,
     cage::{Cage, Program},
     extract::{Event, Options, SOURCE_BYTES_MAX},
+    parallel,
     refusal::Refused,
     walk::{self, Found, Walk},
 };
@@ -91,10 +92,7 @@ impl IngestReport {
 /// A file that cannot be taken is no error: it is in the report and in the quarantine.
 pub fn run(spec: &IngestSpec, intake: &dyn Intake, monitor: &dyn Monitor) -> Result<IngestReport> {
     let total_bytes = survey(spec, monitor)?;
-    let readers = match spec.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        given => given,
-    };
+    let readers = parallel::threads_or_all(spec.threads);
     let stop = AtomicBool::new(false);
     // Each file that is being read has its own channel; the queue holds them in the order of the walk.
     let (enqueue, queue) = sync_channel::<Receiver<Finding>>(readers * AHEAD_PER_READER);

@@ -3,12 +3,22 @@
 //! is taken depends on its content alone. Rows and sealed objects are kept by whoever implements [`Intake`].
 
 pub mod cage;
+pub mod clean;
 pub mod document;
+pub mod extents;
 pub mod extract;
 pub mod ingest;
+pub mod merkle;
+mod parallel;
 pub mod refusal;
+pub mod snapshot;
+pub mod split;
+pub mod tokenizer;
 mod walk;
 
 pub use document::{Admitted, Format, Intake, NewDocument};
+pub use extents::{Extent, TokenSet};
 pub use ingest::{IngestReport, IngestSpec};
 pub use refusal::{Reason, Refusal};
+pub use snapshot::{DocumentRef, Snapshot, SnapshotSpec};
+pub use split::Split;

@@ -1,0 +1,427 @@
+//! Token extents: a snapshot's text as token ids, ready for training. A shard is one sealed object that
+//! holds a run of extents behind an index; each extent is sealed once more under its document's extent key,
+//! so that erasing the document's key takes its tokens with it. An extent is an unbroken run of tokens of
+//! one document on one side of the split, without special tokens: where documents begin and end is the
+//! loader's matter.
+
+use std::{fmt, io::Write};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    parallel,
+    snapshot::{Entry, Snapshot},
+    split::Split,
+    tokenizer,
+};
+use crate::{
+    base::{Context, Error, Id, IdKind, Monitor, Result},
+    seal::{self, BLOB_OVERHEAD_BYTES},
+    text::Tokenizer,
+    vault::{Depot, ObjectReader},
+};
+
+/// A longer run is cut into several extents, so that none takes much memory to open.
+pub const EXTENT_TOKENS_MAX: usize = 1 << 20;
+/// Extents are gathered in memory up to this and then written as one shard.
+const SHARD_BYTES: usize = 64 << 20;
+/// Text is encoded in pieces of about this size: the encoder's memory grows with what it is given.
+const ENCODE_BYTES: usize = 64 << 10;
+
+const MAGIC: &[u8; 8] = b"CLTOK\0\0\x01";
+const HEAD_BYTES: usize = 16;
+const INDEX_ENTRY_BYTES: usize = 63;
+const EXTENTS_PER_SHARD_MAX: u32 = 1 << 24;
+
+/// What to tokenise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtentsSpec {
+    pub snapshot: Id,
+    pub tokenizer: Id,
+    /// 0: one per core.
+    #[serde(default)]
+    pub threads: usize,
+}
+
+/// Tokens and the bytes of normalised text that they encode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenAmount {
+    pub extents: u64,
+    pub tokens: u64,
+    pub bytes: u64,
+}
+
+/// The shards that hold the tokens, in order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtentsOutcome {
+    pub shards: Vec<Id>,
+    pub train: TokenAmount,
+    pub held_out: TokenAmount,
+}
+
+/// A run of tokens of one document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    pub document: Id,
+    /// The sealed object of that document's version, whose extent key opens the tokens.
+    pub object: Id,
+    /// The extents of a document are numbered in the order of its text.
+    pub part: u32,
+    pub split: Split,
+    pub tokens: u32,
+    /// UTF-8 bytes of the normalised text that was encoded.
+    pub bytes: u64,
+}
+
+/// Tokenises a snapshot.
+pub fn run(spec: &ExtentsSpec, depot: &dyn Depot, monitor: &dyn Monitor) -> Result<ExtentsOutcome> {
+    let snapshot = Snapshot::load(depot, spec.snapshot)?;
+    let tokenizer = tokenizer::load(depot, spec.tokenizer)?;
+    let width = Width::of(tokenizer.vocab_size());
+    let mut stage = parallel::Stage::new("tokenise", "byte", snapshot.entries.iter().map(Entry::bytes).sum());
+    let mut shards = Shards { depot, width, gathered: Vec::new(), gathered_bytes: 0, written: Vec::new() };
+    let mut outcome = ExtentsOutcome {
+        shards: Vec::new(),
+        train: TokenAmount::default(),
+        held_out: TokenAmount::default(),
+    };
+    parallel::in_order(
+        spec.threads,
+        snapshot.entries.iter(),
+        |entry| tokenise(entry, &snapshot, &tokenizer, depot, width),
+        |sealed| {
+            let bytes: u64 = sealed.iter().map(|extent| extent.extent.bytes).sum();
+            for sealed in sealed {
+                let amount = match sealed.extent.split {
+                    Split::Train => &mut outcome.train,
+                    Split::HeldOut => &mut outcome.held_out,
+                };
+                amount.extents += 1;
+                amount.tokens += u64::from(sealed.extent.tokens);
+                amount.bytes += sealed.extent.bytes;
+                shards.add(sealed)?;
+            }
+            stage.advance(bytes, monitor)
+        },
+    )?;
+    outcome.shards = shards.finish()?;
+    Ok(outcome)
+}
+
+/// The ids of a text of any length, as [`Tokenizer::encode`] gives them, with bounded memory.
+pub fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+    let mut ids = Vec::with_capacity(text.len() / 3);
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (piece, after) = rest.split_at(encoded_together(rest));
+        ids.extend(tokenizer.encode(piece)?);
+        rest = after;
+    }
+    Ok(ids)
+}
+
+/// Where a text may be cut without changing its tokens: before a letter that begins a line, where words
+/// (see `text::train::WORDS`) always end. Text without such a place is cut later, and then anywhere.
+fn encoded_together(text: &str) -> usize {
+    if text.len() <= 2 * ENCODE_BYTES {
+        return text.len();
+    }
+    let from = text.floor_char_boundary(ENCODE_BYTES);
+    let to = text.floor_char_boundary(16 * ENCODE_BYTES);
+    let line_starts = text[from..to].match_indices('\n').map(|(at, _)| from + at + 1);
+    let begins_with_letter = |at: &usize| text[*at..].chars().next().is_some_and(char::is_alphabetic);
+    line_starts.into_iter().find(begins_with_letter).unwrap_or(to)
+}
+
+/// How many bytes a stored token id takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Width {
+    Two,
+    Four,
+}
+
+impl Width {
+    fn of(vocab_size: usize) -> Self {
+        if vocab_size <= 1 << 16 { Self::Two } else { Self::Four }
+    }
+
+    fn bytes(self) -> usize {
+        match self {
+            Self::Two => 2,
+            Self::Four => 4,
+        }
+    }
+
+    fn pack(self, ids: &[u32]) -> Vec<u8> {
+        match self {
+            Self::Two => ids.iter().flat_map(|&id| (id as u16).to_le_bytes()).collect(),
+            Self::Four => ids.iter().flat_map(|&id| id.to_le_bytes()).collect(),
+        }
+    }
+
+    fn unpack(self, packed: &[u8], ids: &mut Vec<u32>) {
+        match self {
+            Self::Two => {
+                ids.extend(packed.as_chunks::<2>().0.iter().map(|&id| u32::from(u16::from_le_bytes(id))))
+            }
+            Self::Four => ids.extend(packed.as_chunks::<4>().0.iter().map(|&id| u32::from_le_bytes(id))),
+        }
+    }
+}
+
+struct SealedExtent {
+    extent: Extent,
+    blob: Vec<u8>,
+}
+
+fn tokenise(
+    entry: &Entry,
+    snapshot: &Snapshot,
+    tokenizer: &Tokenizer,
+    depot: &dyn Depot,
+    width: Width,
+) -> Result<Vec<SealedExtent>> {
+    let text = snapshot.text(depot, entry)?;
+    let key = depot.extent_key(entry.document.object)?;
+    let mut sealed = Vec::new();
+    let mut from = 0;
+    for span in &entry.spans {
+        let to = from + span.bytes as usize;
+        let stretch = text.get(from..to).ok_or_else(|| misfit(entry))?;
+        from = to;
+        for (piece, ids) in runs(tokenizer, stretch)? {
+            let extent = Extent {
+                document: entry.document.document,
+                object: entry.document.object,
+                part: sealed.len() as u32,
+                split: span.split,
+                tokens: ids.len() as u32,
+                bytes: piece as u64,
+            };
+            let blob = seal::seal_blob(&key, &binding(&extent, width), &width.pack(&ids))?;
+            sealed.push(SealedExtent { extent, blob });
+        }
+    }
+    Ok(sealed)
+}
+
+fn misfit(entry: &Entry) -> Error {
+    Error::integrity(format!("the spans of {} do not fit its text", entry.document.document))
+}
+
+/// A stretch of text as runs of at most [`EXTENT_TOKENS_MAX`] ids, each with the bytes of text it encodes.
+fn runs(tokenizer: &Tokenizer, stretch: &str) -> Result<Vec<(usize, Vec<u32>)>> {
+    let mut runs: Vec<(usize, Vec<u32>)> = Vec::new();
+    let mut rest = stretch;
+    while !rest.is_empty() {
+        let (piece, after) = rest.split_at(encoded_together(rest));
+        rest = after;
+        let ids = tokenizer.encode(piece)?;
+        match runs.last_mut() {
+            Some((bytes, run)) if run.len() + ids.len() <= EXTENT_TOKENS_MAX => {
+                *bytes += piece.len();
+                run.extend(ids);
+            }
+            _ => runs.push((piece.len(), ids)),
+        }
+    }
+    Ok(runs)
+}
+
+/// What an extent's ciphertext is bound to: nobody can pass one off as another.
+fn binding(extent: &Extent, width: Width) -> Vec<u8> {
+    let mut binding = b"cloister token extent v1".to_vec();
+    binding.push(width.bytes() as u8);
+    binding.extend_from_slice(&index_entry(extent, 0, 0)[..INDEX_ENTRY_BYTES - 12]);
+    binding
+}
+
+/// An index entry: document, object, part, side, tokens, bytes, offset of the blob behind the index, its length.
+fn index_entry(extent: &Extent, offset: u64, length: u32) -> [u8; INDEX_ENTRY_BYTES] {
+    let mut entry = [0; INDEX_ENTRY_BYTES];
+    let mut rest = &mut entry[..];
+    let mut put = |bytes: &[u8]| {
+        let (place, after) = std::mem::take(&mut rest).split_at_mut(bytes.len());
+        place.copy_from_slice(bytes);
+        rest = after;
+    };
+    put(&extent.document.to_bytes());
+    put(&extent.object.to_bytes());
+    put(&extent.part.to_le_bytes());
+    put(&[u8::from(extent.split == Split::HeldOut)]);
+    put(&extent.tokens.to_le_bytes());
+    put(&extent.bytes.to_le_bytes());
+    put(&offset.to_le_bytes());
+    put(&length.to_le_bytes());
+    entry
+}
+
+fn parse_index_entry(entry: &[u8; INDEX_ENTRY_BYTES]) -> Result<(Extent, u64, u32)> {
+    let id = |at: usize| Id::from_bytes(std::array::from_fn(|byte| entry[at + byte]));
+    let number = |at: usize, bytes: usize| {
+        entry[at..at + bytes].iter().rev().fold(0u64, |number, &byte| number << 8 | u64::from(byte))
+    };
+    let split = match entry[38] {
+        0 => Split::Train,
+        1 => Split::HeldOut,
+        other => return Err(Error::integrity(format!("a token extent on side {other}"))),
+    };
+    let extent = Extent {
+        document: id(0)?,
+        object: id(17)?,
+        part: number(34, 4) as u32,
+        split,
+        tokens: number(39, 4) as u32,
+        bytes: number(43, 8),
+    };
+    Ok((extent, number(51, 8), number(59, 4) as u32))
+}
+
+/// Gathers sealed extents and writes them out shard by shard.
+struct Shards<'d> {
+    depot: &'d dyn Depot,
+    width: Width,
+    gathered: Vec<SealedExtent>,
+    gathered_bytes: usize,
+    written: Vec<Id>,
+}
+
+impl Shards<'_> {
+    fn add(&mut self, sealed: SealedExtent) -> Result<()> {
+        self.gathered_bytes += sealed.blob.len();
+        self.gathered.push(sealed);
+        if self.gathered_bytes >= SHARD_BYTES { self.write() } else { Ok(()) }
+    }
+
+    fn finish(mut self) -> Result<Vec<Id>> {
+        if !self.gathered.is_empty() {
+            self.write()?;
+        }
+        Ok(self.written)
+    }
+
+    fn write(&mut self) -> Result<()> {
+        let mut head = Vec::with_capacity(HEAD_BYTES + self.gathered.len() * INDEX_ENTRY_BYTES);
+        head.extend_from_slice(MAGIC);
+        head.extend_from_slice(&(self.gathered.len() as u32).to_le_bytes());
+        head.extend_from_slice(&(self.width.bytes() as u32).to_le_bytes());
+        let mut offset = 0;
+        for SealedExtent { extent, blob } in &self.gathered {
+            head.extend_from_slice(&index_entry(extent, offset, blob.len() as u32));
+            offset += blob.len() as u64;
+        }
+        let mut object = self.depot.create(IdKind::Shard, head.len() as u64 + offset)?;
+        object.write_all(&head).context("writing a token shard")?;
+        for SealedExtent { blob, .. } in self.gathered.drain(..) {
+            object.write_all(&blob).context("writing a token shard")?;
+        }
+        self.gathered_bytes = 0;
+        self.written.push(self.depot.commit(object)?);
+        Ok(())
+    }
+}
+
+/// The extents of some shards, open for reading; several threads may read at once.
+pub struct TokenSet<'d> {
+    depot: &'d dyn Depot,
+    extents: Vec<Extent>,
+    places: Vec<Place>,
+    shards: Vec<(ObjectReader, Width)>,
+}
+
+/// Where an extent's ciphertext lies.
+#[derive(Clone, Copy)]
+struct Place {
+    shard: u32,
+    length: u32,
+    offset: u64,
+}
+
+impl<'d> TokenSet<'d> {
+    /// Reads the indexes of `shards`.
+    ///
+    /// # Errors
+    /// `Integrity` when one is not what was written.
+    pub fn open(depot: &'d dyn Depot, shards: &[Id]) -> Result<Self> {
+        let mut set = Self { depot, extents: Vec::new(), places: Vec::new(), shards: Vec::new() };
+        for &shard in shards {
+            set.add(depot.open(shard)?).with_context(|| format!("opening token shard {shard}"))?;
+        }
+        Ok(set)
+    }
+
+    /// What there is, in the order in which it was written.
+    pub fn documents(&self) -> &[Extent] {
+        &self.extents
+    }
+
+    /// Puts the tokens of extent `index` into `ids`, in place of what they held.
+    ///
+    /// # Errors
+    /// `Integrity` when the tokens were altered; whatever the depot says when the document was erased.
+    ///
+    /// # Panics
+    /// If there is no extent `index`.
+    pub fn read(&self, index: usize, ids: &mut Vec<u32>) -> Result<()> {
+        let (extent, place) = (&self.extents[index], self.places[index]);
+        let (shard, width) = &self.shards[place.shard as usize];
+        let mut blob = vec![0; place.length as usize];
+        shard.read_at(place.offset, &mut blob)?;
+        let key = self.depot.extent_key(extent.object)?;
+        let packed = seal::open_blob(&key, &binding(extent, *width), &blob)
+            .with_context(|| format!("opening the tokens of {}", extent.document))?;
+        ids.clear();
+        ids.reserve(extent.tokens as usize);
+        width.unpack(&packed, ids);
+        Ok(())
+    }
+
+    fn add(&mut self, object: ObjectReader) -> Result<()> {
+        let length = object.len_bytes();
+        let mut head = [0; HEAD_BYTES];
+        if length < HEAD_BYTES as u64 {
+            return Err(damaged("it is too short"));
+        }
+        object.read_at(0, &mut head)?;
+        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let (count, width) = (word(8), word(12));
+        let width = match width {
+            2 => Width::Two,
+            4 => Width::Four,
+            _ => return Err(damaged("its tokens have no known width")),
+        };
+        let body_from = HEAD_BYTES as u64 + u64::from(count) * INDEX_ENTRY_BYTES as u64;
+        if !head.starts_with(MAGIC) || count > EXTENTS_PER_SHARD_MAX || body_from > length {
+            return Err(damaged("it does not begin as one"));
+        }
+        let mut index = vec![0; (body_from - HEAD_BYTES as u64) as usize];
+        object.read_at(HEAD_BYTES as u64, &mut index)?;
+        for entry in index.as_chunks().0 {
+            let (extent, offset, blob_bytes) = parse_index_entry(entry)?;
+            let expected = extent.tokens as usize * width.bytes() + BLOB_OVERHEAD_BYTES;
+            let end = offset.checked_add(u64::from(blob_bytes)).and_then(|end| end.checked_add(body_from));
+            if blob_bytes as usize != expected || end.is_none_or(|end| end > length) {
+                return Err(damaged("an extent lies outside it"));
+            }
+            self.extents.push(extent);
+            let shard = self.shards.len() as u32;
+            self.places.push(Place { shard, length: blob_bytes, offset: body_from + offset });
+        }
+        self.shards.push((object, width));
+        Ok(())
+    }
+}
+
+impl fmt::Debug for TokenSet<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TokenSet({} extents in {} shards)", self.extents.len(), self.shards.len())
+    }
+}
+
+fn damaged(what: &str) -> Error {
+    Error::integrity(format!("not a token shard: {what}"))
+}
+
+#[cfg(test)]
+#[path = "extents_tests.rs"]
+mod tests;
