@@ -18,6 +18,7 @@
 //! | 10 | `serve` |
 //! | 11 | `cli` |
 
+pub mod auditlog;
 pub mod base;
 pub mod cli;
 pub mod corpus;

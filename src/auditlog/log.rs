@@ -1,0 +1,292 @@
+//! The log open for appending.
+
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::{
+    Checkpoint, Entry, LogKey, Outcome,
+    note::Body,
+    segment::{
+        GROUP_ENTRIES_MAX, Place, SEGMENT_BYTES, Walked, checkpoint_line, header_line, segment_path, walk,
+    },
+    tree::leaf_hash,
+    verify::{Newest, newest_checkpoint},
+};
+use crate::{
+    base::{
+        Context, Error, Id, Result,
+        fs::{create_private_dir, sync_parent, write_atomic},
+        group::Group,
+    },
+    seal::Signer,
+};
+
+/// The newest checkpoint, beside the segments: a log that was cut at its end no longer reaches it.
+pub(super) const CHECKPOINT_FILE: &str = "checkpoint";
+
+/// The audit log of an installation. Any number of threads append; those who wait share one sync.
+pub struct AuditLog {
+    writer: Mutex<Writer>,
+    group: Group<Entry, u64>,
+    recovered: Recovered,
+}
+
+/// What opening the log cut away: an append that was going on when the machine stopped. Nobody had been told
+/// that it was done, and an entry of its own says that it was cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    pub entries_cut: u64,
+    pub bytes_cut: u64,
+}
+
+struct Writer {
+    directory: PathBuf,
+    key: LogKey,
+    signer: Signer,
+    segment: u64,
+    file: File,
+    end_bytes: u64,
+    place: Place,
+    checkpoint_file: File,
+    /// Why nothing more is written.
+    broken: Option<Error>,
+}
+
+impl AuditLog {
+    /// Opens the log in `directory`, or begins one. `witness` is a checkpoint that was kept where whoever can
+    /// write this directory cannot (the vault's keyring, sealed): a log that no longer reaches it was cut.
+    ///
+    /// # Errors
+    /// `Integrity`, naming the entry, when the end of the log is not what was signed. All of it is checked by
+    /// [`super::verify`].
+    pub fn open(directory: &Path, install: Id, signer: Signer, witness: Option<&str>) -> Result<Self> {
+        create_private_dir(directory)?;
+        let key = LogKey::new(install, signer.public_key());
+        let segment = last_segment(directory)?;
+        if segment == 0 {
+            begin_segment(directory, key.name(), 1, &mut Place::default())?;
+        }
+        let segment = segment.max(1);
+        let (file, walked) = open_segment(directory, &key, segment)?;
+        let kept = kept_checkpoints(directory, &key, &walked, witness)?;
+        kept.iter().try_for_each(|checkpoint| must_reach(&walked, checkpoint))?;
+        let mut writer = Writer {
+            checkpoint_file: open_checkpoint_file(directory, &key, &signer, &walked.end)?,
+            directory: directory.to_owned(),
+            key,
+            signer,
+            segment,
+            file,
+            end_bytes: walked.good_bytes as u64,
+            place: walked.end,
+            broken: None,
+        };
+        let recovered = Recovered { entries_cut: walked.entries_after, bytes_cut: walked.bytes_after as u64 };
+        if recovered != Recovered::default() {
+            writer.recover(recovered)?;
+        }
+        Ok(Self { writer: Mutex::new(writer), group: Group::default(), recovered })
+    }
+
+    /// Appends an entry and returns its number when it is on the disk, under a signed checkpoint.
+    ///
+    /// # Errors
+    /// `Usage` when the entry is too long. `Unavailable` when the log cannot be written: from then on every
+    /// append fails at once, and the appliance is to serve no more.
+    pub fn append(&self, entry: Entry) -> Result<u64> {
+        // Before it can stand in the way of others.
+        entry.to_line(u64::MAX)?;
+        self.group.submit(entry, |entries| self.writer().append(&entries))
+    }
+
+    /// The newest checkpoint as a signed note, to be kept elsewhere.
+    pub fn checkpoint(&self) -> String {
+        self.writer().note()
+    }
+
+    pub fn key(&self) -> LogKey {
+        self.writer().key.clone()
+    }
+
+    /// Number of entries.
+    pub fn size(&self) -> u64 {
+        self.writer().place.tree.size()
+    }
+
+    pub fn recovered(&self) -> Recovered {
+        self.recovered
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Writer {
+    fn append(&mut self, entries: &[Entry]) -> Vec<Result<u64>> {
+        let first = self.place.tree.size();
+        let written = match &self.broken {
+            Some(why) => Err(why.clone()),
+            None => self.write(entries).map_err(|error| self.break_off(error)),
+        };
+        let answer = |number: usize| written.clone().map(|()| first + number as u64);
+        (0..entries.len()).map(answer).collect()
+    }
+
+    fn write(&mut self, entries: &[Entry]) -> Result<()> {
+        if self.end_bytes >= SEGMENT_BYTES {
+            let mut place = self.place.clone();
+            (self.file, self.end_bytes) =
+                begin_segment(&self.directory, self.key.name(), self.segment + 1, &mut place)?;
+            (self.segment, self.place) = (self.segment + 1, place);
+        }
+        let (mut bytes, mut place) = (Vec::new(), self.place.clone());
+        for group in entries.chunks(GROUP_ENTRIES_MAX) {
+            let mut leaves = Vec::with_capacity(group.len());
+            for entry in group {
+                let line = entry.to_line(place.tree.size())?;
+                let leaf = leaf_hash(&line);
+                place.tree.push(leaf);
+                leaves.push(leaf);
+                bytes.extend_from_slice(&line);
+                bytes.push(b'\n');
+            }
+            bytes.extend_from_slice(&checkpoint_line(&self.key, &self.signer, &mut place, &leaves)?);
+        }
+        self.file.write_all_at(&bytes, self.end_bytes).context("appending to the audit log")?;
+        self.file.sync_data().context("syncing the audit log")?;
+        self.end_bytes += bytes.len() as u64;
+        self.place = place;
+        // After the log itself, never before: what it points to is on the disk. Its own sync can wait, since an
+        // older checkpoint is a true one too.
+        let note = self.note();
+        self.checkpoint_file.write_all_at(note.as_bytes(), 0).context("writing the newest checkpoint")
+    }
+
+    fn note(&self) -> String {
+        let root = self.place.tree.root();
+        self.key.sign(&self.signer, &Body { size: self.place.tree.size(), root: &root, group: None })
+    }
+
+    /// Cuts an append that nobody was told of, and says so in the log.
+    fn recover(&mut self, recovered: Recovered) -> Result<()> {
+        self.file
+            .set_len(self.end_bytes)
+            .and_then(|()| self.file.sync_all())
+            .context("cutting an unfinished append from the audit log")?;
+        let entry = Entry::new("cloister", "audit.recover", Outcome::Done)
+            .detail("entries_cut", recovered.entries_cut)
+            .detail("bytes_cut", recovered.bytes_cut);
+        self.write(&[entry])
+    }
+
+    /// After a failed write or sync nobody knows what the disk holds: the next opening finds out.
+    fn break_off(&mut self, error: Error) -> Error {
+        let error = error
+            .with_kind(crate::base::ErrorKind::Unavailable)
+            .context("the audit log cannot be written, so nothing that must be in it is done any more")
+            .remedy("make room on the disk or mend it, then start Cloister again");
+        self.broken = Some(error.clone());
+        error
+    }
+}
+
+/// The number of the last segment; zero when there is none. A gap before it is a missing segment.
+pub(super) fn last_segment(directory: &Path) -> Result<u64> {
+    let listing = std::fs::read_dir(directory).with_context(|| format!("listing {}", directory.display()))?;
+    let mut numbers = Vec::new();
+    for file in listing {
+        let name = file.with_context(|| format!("listing {}", directory.display()))?.file_name();
+        numbers.extend(
+            name.to_str().and_then(|name| name.strip_suffix(".log")?.parse::<u64>().ok()).filter(|&n| n > 0),
+        );
+    }
+    Ok(numbers.into_iter().max().unwrap_or(0))
+}
+
+fn begin_segment(directory: &Path, origin: &str, number: u64, place: &mut Place) -> Result<(File, u64)> {
+    let path = segment_path(directory, number);
+    let header = header_line(origin, number, place)?;
+    // In one step: a segment without a whole header would be a log that cannot be opened.
+    write_atomic(&path, &header)?;
+    let file = open_for_writing(&path)?;
+    Ok((file, header.len() as u64))
+}
+
+fn open_segment(directory: &Path, key: &LogKey, number: u64) -> Result<(File, Walked)> {
+    let path = segment_path(directory, number);
+    let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    let mut walked = walk(&bytes, key, number, &[])?;
+    if let Some(wrong) = walked.wrong.take() {
+        return Err(wrong.into());
+    }
+    if let Some(note) = &walked.last_note {
+        key.open(note).map_err(|error| {
+            error.context(format!(
+                "the last checkpoint of the audit log, over {} entries",
+                walked.end.tree.size()
+            ))
+        })?;
+    }
+    Ok((open_for_writing(&path)?, walked))
+}
+
+/// The checkpoints that the log must reach: the one beside it and the one from elsewhere.
+fn kept_checkpoints(
+    directory: &Path,
+    key: &LogKey,
+    walked: &Walked,
+    witness: Option<&str>,
+) -> Result<Vec<Checkpoint>> {
+    let mut kept = Vec::new();
+    match newest_checkpoint(directory, key)? {
+        Newest::Signed(checkpoint) => kept.push(checkpoint),
+        // Only a log that has no entry may still be without one.
+        Newest::Missing if walked.end.tree.size() == 0 => {}
+        Newest::Missing => return Err(Error::integrity("the newest checkpoint of the audit log is missing")),
+        Newest::Altered => {
+            return Err(Error::integrity("the newest checkpoint of the audit log was altered"));
+        }
+    }
+    if let Some(note) = witness.filter(|note| !note.is_empty()) {
+        kept.push(key.open_checkpoint(note).context("reading the audit checkpoint that the keyring keeps")?);
+    }
+    Ok(kept)
+}
+
+fn must_reach(walked: &Walked, kept: &Checkpoint) -> Result<()> {
+    let size = walked.end.tree.size();
+    if size < kept.size {
+        return Err(Error::integrity(format!(
+            "the audit log was cut: entry {size} is missing, and {} entries were signed for",
+            kept.size
+        ))
+        .remedy("keep the log as it is for whoever investigates; restore it from a backup beside it"));
+    }
+    if size == kept.size && walked.end.tree.root() != kept.root {
+        return Err(Error::integrity(format!(
+            "the audit log's {size} entries are not those that were signed"
+        )));
+    }
+    Ok(())
+}
+
+fn open_checkpoint_file(directory: &Path, key: &LogKey, signer: &Signer, place: &Place) -> Result<File> {
+    let path = directory.join(CHECKPOINT_FILE);
+    let root = place.tree.root();
+    let note = key.sign(signer, &Body { size: place.tree.size(), root: &root, group: None });
+    write_atomic(&path, note.as_bytes())?;
+    open_for_writing(&path)
+}
+
+fn open_for_writing(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    let file =
+        options.write(true).mode(0o600).open(path).with_context(|| format!("opening {}", path.display()))?;
+    sync_parent(path)?;
+    Ok(file)
+}
