@@ -73,37 +73,39 @@ pub fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// Defines functions whose bodies are compiled once for each [`Level`] and dispatched when called. In the
-/// body the constant `FMA` is true where fused multiply-add is one instruction ([`fma`]). What the body calls
-/// must be `#[inline(always)]`, or it is compiled for the baseline.
+/// Defines functions whose bodies are compiled once for each [`Level`] and dispatched when called; they may be
+/// generic (`fn f<T: Float, U: Float>`). In the body the constant `FMA` is true where fused multiply-add is one
+/// instruction ([`fma`]). What the body calls must be `#[inline(always)]`, or it is compiled for the baseline.
 macro_rules! multiversion {
-    ($($(#[$attribute:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?)
+    ($($(#[$attribute:meta])* $visibility:vis fn $name:ident
+        $(<$($generic:ident: $bound:path),+ $(,)?>)? ($($argument:ident: $type:ty),* $(,)?)
         $(-> $output:ty)? $body:block)*) => {$(
         $(#[$attribute])*
-        $visibility fn $name($($argument: $type),*) $(-> $output)? {
+        $visibility fn $name $(<$($generic: $bound),+>)? ($($argument: $type),*) $(-> $output)? {
             #[inline(always)]
-            #[allow(clippy::extra_unused_type_parameters, non_snake_case)]
-            fn body<const FMA: bool>($($argument: $type),*) $(-> $output)? $body
+            #[allow(clippy::extra_unused_type_parameters)]
+            fn body<$($($generic: $bound,)+)? const FMA: bool>($($argument: $type),*) $(-> $output)? $body
 
             #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code)]
             {
                 #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,lzcnt")]
-                fn avx512($($argument: $type),*) $(-> $output)? {
-                    body::<true>($($argument),*)
+                fn avx512 $(<$($generic: $bound),+>)? ($($argument: $type),*) $(-> $output)? {
+                    body::<$($($generic,)+)? true>($($argument),*)
                 }
                 #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt")]
-                fn avx2($($argument: $type),*) $(-> $output)? {
-                    body::<true>($($argument),*)
+                fn avx2 $(<$($generic: $bound),+>)? ($($argument: $type),*) $(-> $output)? {
+                    body::<$($($generic,)+)? true>($($argument),*)
                 }
                 match $crate::device::simd::level() {
                     // SAFETY: `level` returns only what the processor has.
-                    $crate::device::simd::Level::Avx512 => return unsafe { avx512($($argument),*) },
+                    $crate::device::simd::Level::Avx512 => return unsafe { avx512 $(::<$($generic),+>)? ($($argument),*) },
                     // SAFETY: as above.
-                    $crate::device::simd::Level::Avx2 => return unsafe { avx2($($argument),*) },
+                    $crate::device::simd::Level::Avx2 => return unsafe { avx2 $(::<$($generic),+>)? ($($argument),*) },
                     $crate::device::simd::Level::Baseline => {}
                 }
             }
-            body::<false>($($argument),*)
+            body::<$($($generic,)+)? false>($($argument),*)
         }
     )*};
 }

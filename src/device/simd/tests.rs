@@ -10,6 +10,20 @@ multiversion! {
     }
 }
 
+trait Widen: Copy + Into<f64> {}
+impl Widen for f32 {}
+
+multiversion! {
+    fn doubled<T: Widen, U: From<f64>>(x: T) -> U {
+        U::from(x.into() * f64::from(1 + u8::from(FMA || x.into() > 0.0)))
+    }
+}
+
+#[test]
+fn generic_functions_are_dispatched_too() {
+    assert_eq!(doubled::<f32, f64>(1.5), 3.0);
+}
+
 #[test]
 fn exp_is_close_to_the_double_precision_one_over_its_whole_range() {
     let inputs: Vec<f32> = (0..200_000).map(|i| -86.6 + i as f32 * (175.3 / 200_000.0)).collect();

@@ -109,6 +109,15 @@ unsafe impl<O> Send for Target<O> {}
 // SAFETY: as above.
 unsafe impl<O> Sync for Target<O> {}
 
+impl<O> Target<O> {
+    /// # Safety
+    /// The element must lie inside what the target points into.
+    unsafe fn at(&self, offset: usize) -> *mut O {
+        // SAFETY: the caller's promise.
+        unsafe { self.start.add(offset) }
+    }
+}
+
 /// `C = alpha A B + beta C` where the columns of C, or its rows, are contiguous and the processor has the
 /// instructions; false, with nothing done, otherwise.
 pub(super) fn gemm<E: Multiply, O: Output>(
@@ -189,11 +198,10 @@ impl Lot {
             let words = DEPTH_WORDS.min(self.k_words - depth);
             let col = panel * COLS;
             let cols = COLS.min(self.cols - col);
-            let target = target;
             // SAFETY: each task writes its own panel, inside the buffer sized above; `gemm` asked for the
             // instructions.
             unsafe {
-                let to = target.start.add(self.panel_at(depth, words, panel));
+                let to = target.at(self.panel_at(depth, words, panel));
                 pack::panel::<E, COLS>(b.t(), self.start + col, cols, depth, words, to);
             }
         });
@@ -221,7 +229,7 @@ impl Block {
         c: Target<O>,
     ) {
         // SAFETY: the block lies inside C.
-        let c = Target { start: unsafe { c.start.add(self.row * c.row_stride + self.col) }, ..c };
+        let c = Target { start: unsafe { c.at(self.row * c.row_stride + self.col) }, ..c };
         if lot.k_words > DEPTH_WORDS && !O::HOLDS_SUMS {
             return SUMS.with_borrow_mut(|sums| {
                 sums.resize(self.rows * self.cols, 0.0);
@@ -229,7 +237,7 @@ impl Block {
                 self.accumulate(1.0, a, lot, packed_b, 0.0, target);
                 for (row, sums) in sums.chunks(self.cols).enumerate() {
                     // SAFETY: a row of this block of C.
-                    unsafe { O::round_row(alpha, sums, beta, c.start.add(row * c.row_stride)) };
+                    unsafe { O::round_row(alpha, sums, beta, c.at(row * c.row_stride)) };
                 }
             });
         }
@@ -278,7 +286,7 @@ impl Block {
                                 packed_a.add(row * words),
                                 packed_b.as_ptr().cast::<u32>().add(panel_b),
                                 (alpha, beta),
-                                c.start.add(row * c.row_stride + col),
+                                c.at(row * c.row_stride + col),
                                 c.row_stride,
                                 (ROWS.min(self.rows - row), COLS.min(self.cols - col)),
                             );

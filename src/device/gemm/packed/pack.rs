@@ -127,12 +127,12 @@ unsafe fn transposed<E: Element, const WIDTH: usize>(
     words: usize,
     to: *mut u32,
 ) {
+    let groups = const { WIDTH.div_ceil(LANES) };
     for first_word in (0..words).step_by(LANES) {
         let count = LANES.min(words - first_word);
         let mask = ((1u32 << count) - 1) as u16;
         let mut tiles = [[_mm512_setzero_si512(); LANES]; 2];
-        for group in 0..WIDTH.div_ceil(LANES) {
-            let tile = &mut tiles[group];
+        for (group, tile) in tiles[..groups].iter_mut().enumerate() {
             for (row, line) in tile.iter_mut().enumerate() {
                 let row = group * LANES + row;
                 if row < rows {
@@ -144,11 +144,11 @@ unsafe fn transposed<E: Element, const WIDTH: usize>(
             transpose(tile);
         }
         for word in 0..count {
-            for group in 0..WIDTH.div_ceil(LANES) {
+            for (group, tile) in tiles[..groups].iter().enumerate() {
                 // SAFETY: inside the panel; over its edge as in `copied`.
                 unsafe {
                     let at = to.add((first_word + word) * WIDTH + group * LANES);
-                    _mm512_storeu_si512(at.cast(), tiles[group][word]);
+                    _mm512_storeu_si512(at.cast(), tile[word]);
                 }
             }
         }
