@@ -117,7 +117,7 @@ fn engine_died() -> Event {
 }
 
 enum Command {
-    Submit(Sequence<Answer>),
+    Submit(Box<Sequence<Answer>>),
     /// Take no more, and cancel what is not finished by then.
     Finish(Instant),
 }
@@ -215,7 +215,7 @@ impl Engine {
         if self.stopping.load(Ordering::Acquire) {
             return Err(Refusal::Stopping);
         }
-        self.commands.send(Command::Submit(sequence)).map_err(|_| Refusal::Stopping)?;
+        self.commands.send(Command::Submit(Box::new(sequence))).map_err(|_| Refusal::Stopping)?;
         Ok(Events(events))
     }
 
@@ -320,7 +320,7 @@ impl Floor {
                 self.inbox.try_recv()
             };
             match command {
-                Ok(Command::Submit(sequence)) => self.scheduler.submit(sequence),
+                Ok(Command::Submit(sequence)) => self.scheduler.submit(*sequence),
                 Ok(Command::Finish(by)) => self.finish_by = Some(by),
                 Err(mpsc::TryRecvError::Empty) => return true,
                 Err(mpsc::TryRecvError::Disconnected) => return false,

@@ -1,0 +1,154 @@
+//! What every handler works with: the models that are served, the records, the numbers and the limits.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
+
+use super::{
+    error::{ApiError, ApiResult},
+    metrics::Metrics,
+    records::{ModelFacts, Records},
+    routes::ROUTES,
+    wire::requests::Prompt,
+};
+use crate::{
+    base::{Error, Result},
+    infer::Engine,
+    text::{ChatTemplate, Special},
+};
+
+/// The bounds of what one client, or all of them, can take.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub body_bytes_max: usize,
+    /// A body that is larger is read and thrown away up to here, so that its sender hears the answer.
+    pub drained_bytes_max: usize,
+    pub body_time_max: Duration,
+    /// Answers being given or waiting for their turn.
+    pub answers_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: 4 << 20,
+            drained_bytes_max: 512 << 20,
+            body_time_max: Duration::from_secs(60),
+            answers_max: 256,
+        }
+    }
+}
+
+/// A model in service.
+pub struct Served {
+    pub facts: Arc<ModelFacts>,
+    pub engine: Engine,
+    pub template: ChatTemplate,
+}
+
+impl Served {
+    /// The tokens of a prompt, beginning as every document did in training.
+    pub fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+        let tokenizer = self.engine.tokenizer();
+        match prompt {
+            Prompt::Tokens(tokens) => Ok(tokens.clone()),
+            Prompt::Chat(messages) => self
+                .template
+                .encode(tokenizer, messages, true)
+                .map_err(|error| error.with_kind(crate::base::ErrorKind::Usage)),
+            Prompt::Text(text) => {
+                let mut tokens: Vec<u32> = tokenizer.special(Special::Bos).into_iter().collect();
+                tokens.extend(tokenizer.encode(text)?);
+                Ok(tokens)
+            }
+        }
+    }
+}
+
+pub struct Api {
+    pub records: Arc<dyn Records>,
+    pub models: Vec<Arc<Served>>,
+    pub metrics: Metrics,
+    pub limits: Limits,
+    /// One permit an answer, kept until its outcome is recorded.
+    pub answers: Arc<Semaphore>,
+    /// Set when a record could not be written, cleared when one could again.
+    unrecorded: AtomicBool,
+    stopping: AtomicBool,
+    /// Requests without a valid token that no audit entry counts yet.
+    strangers: AtomicU64,
+}
+
+impl Api {
+    pub fn new(records: Arc<dyn Records>, models: Vec<Served>, limits: Limits) -> Self {
+        Self {
+            records,
+            models: models.into_iter().map(Arc::new).collect(),
+            metrics: Metrics::new(ROUTES.iter().map(|route| route.label())),
+            answers: Arc::new(Semaphore::new(limits.answers_max)),
+            limits,
+            unrecorded: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            strangers: AtomicU64::new(0),
+        }
+    }
+
+    pub fn model(&self, name: &str) -> ApiResult<Arc<Served>> {
+        let served = self.models.iter().find(|served| served.facts.name == name);
+        served.cloned().ok_or_else(|| ApiError::model_not_found(name))
+    }
+
+    /// Asks the records away from the asynchronous threads.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&dyn Records) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let records = Arc::clone(&self.records);
+        tokio::task::spawn_blocking(move || question(&*records))
+            .await
+            .unwrap_or_else(|_| Err(Error::failed("a record's thread ended before its work")))
+    }
+
+    /// Remembers whether records can be written: while not, nothing is served.
+    pub fn recorded<T>(&self, outcome: Result<T>) -> ApiResult<T> {
+        self.unrecorded.store(outcome.is_err(), Ordering::Release);
+        outcome.map_err(|error| ApiError::unrecorded(&error))
+    }
+
+    pub fn count_stranger(&self) {
+        self.metrics.unauthenticated.fetch_add(1, Ordering::Relaxed);
+        self.strangers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn take_strangers(&self) -> u64 {
+        self.strangers.swap(0, Ordering::Relaxed)
+    }
+
+    pub fn stop_accepting(&self) {
+        self.stopping.store(true, Ordering::Release);
+        for served in &self.models {
+            served.engine.stop_accepting();
+        }
+    }
+
+    /// Why no request for text would be answered now; None where one would.
+    pub fn unreadiness(&self) -> Option<&'static str> {
+        if self.stopping.load(Ordering::Acquire) {
+            Some("stopping")
+        } else if self.unrecorded.load(Ordering::Acquire) {
+            Some("records cannot be written")
+        } else if self.models.is_empty() {
+            Some("no model is served")
+        } else if !self.models.iter().all(|served| served.engine.is_ready()) {
+            Some("an engine has stopped")
+        } else {
+            None
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What stands between the wire and a handler: who is calling, whether they may, and a body of bounded size that
+//! arrived in bounded time.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderMap, header},
+};
+use futures_util::StreamExt;
+
+use super::{
+    api::Api,
+    error::{ApiError, ApiResult},
+};
+use crate::{
+    base::ErrorKind,
+    work::policy::{Action, Caller},
+};
+
+/// What is read and thrown away for somebody who may not ask anything.
+pub const STRANGERS_BODY_MAX: usize = 1 << 20;
+const STRANGERS_BODY_TIME: Duration = Duration::from_secs(5);
+/// Our tokens have some 60 characters.
+const BEARER_BYTES_MAX: usize = 512;
+
+/// A request that was let in.
+#[derive(Debug)]
+pub struct Call {
+    /// The path's parameter, where the route has one.
+    pub id: Option<String>,
+    pub body: Bytes,
+    pub received: Instant,
+}
+
+/// Who calls, if they may do `action`.
+pub async fn caller(api: &Arc<Api>, headers: &HeaderMap, action: Action) -> ApiResult<Caller> {
+    let Some(bearer) = bearer(headers) else {
+        api.count_stranger();
+        return Err(ApiError::no_token());
+    };
+    let bearer = bearer.to_owned();
+    let caller = match api.ask(move |records| records.authenticate(&bearer)).await {
+        Ok(caller) => caller,
+        Err(error) if error.kind() == ErrorKind::Denied => {
+            api.count_stranger();
+            return Err(ApiError::wrong_token());
+        }
+        Err(error) => return Err(ApiError::unrecorded(&error)),
+    };
+    if !caller.role.may(action) {
+        let noted = api.ask(move |records| records.note_denied(&caller, action)).await;
+        api.recorded(noted)?;
+        let message = format!("A token with the role '{}' may not do '{action}'.", caller.role);
+        return Err(ApiError::forbidden(message));
+    }
+    Ok(caller)
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= BEARER_BYTES_MAX)
+        .then_some(token)
+}
+
+/// The whole body, if it is small enough and comes soon enough.
+pub async fn read_body(api: &Api, headers: &HeaderMap, body: Body) -> ApiResult<Bytes> {
+    let bytes_max = api.limits.body_bytes_max;
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let mut stream = body.into_data_stream();
+    let mut read = Vec::new();
+    let reading = async {
+        if announced.is_some_and(|bytes: usize| bytes > bytes_max) {
+            return Err(ApiError::body_too_large(bytes_max));
+        }
+        while let Some(piece) = stream.next().await {
+            let piece =
+                piece.map_err(|error| ApiError::invalid_json(&format!("the body broke off: {error}")))?;
+            if read.len() + piece.len() > bytes_max {
+                return Err(ApiError::body_too_large(bytes_max));
+            }
+            read.extend_from_slice(&piece);
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(api.limits.body_time_max, reading).await {
+        Ok(Ok(())) => Ok(Bytes::from(read)),
+        Ok(Err(refusal)) => {
+            drop(std::mem::take(&mut read));
+            let rest = Body::from_stream(stream);
+            drain_within(rest, api.limits.drained_bytes_max, api.limits.body_time_max).await;
+            Err(refusal)
+        }
+        Err(_) => Err(ApiError::body_too_slow()),
+    }
+}
+
+/// Reads a body to throw it away, within bounds: what is left makes the connection close.
+pub async fn drain(body: Body, bytes_max: usize) {
+    drain_within(body, bytes_max, STRANGERS_BODY_TIME).await;
+}
+
+async fn drain_within(body: Body, bytes_max: usize, time_max: Duration) {
+    let mut stream = body.into_data_stream();
+    let draining = async {
+        let mut drained = 0;
+        while let Some(Ok(piece)) = stream.next().await {
+            drained += piece.len();
+            if drained > bytes_max {
+                break;
+            }
+        }
+    };
+    // Too slow a sender gets its answer all the same; whether it can read it is its affair.
+    let _ = tokio::time::timeout(time_max, draining).await;
+}
+
+pub fn require_json(headers: &HeaderMap) -> ApiResult<()> {
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = media_type.split(';').next().unwrap_or("").trim();
+    if essence.eq_ignore_ascii_case("application/json") { Ok(()) } else { Err(ApiError::wrong_media_type()) }
+}

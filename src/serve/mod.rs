@@ -1,0 +1,18 @@
+//! The API: HTTPS in, text out, in the shapes that OpenAI's clients know. It promises that nothing is answered
+//! without a valid token, a role that may, and a durable record; models, keys and records are other rooms' work.
+
+pub mod answering;
+pub mod api;
+pub mod error;
+pub mod handlers;
+pub mod intake;
+pub mod metrics;
+pub mod records;
+pub mod routes;
+pub mod wire;
+
+pub use api::{Api, Limits, Served};
+pub use routes::router;
+
+#[cfg(test)]
+mod tests;

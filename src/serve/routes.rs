@@ -1,0 +1,154 @@
+//! The one table of routes, and the router built from it. A route that is not open takes a valid token whose role
+//! may do the route's action: a handler of a guarded route cannot be written without its caller.
+
+use std::{pin::Pin, sync::Arc, time::Instant};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{RawPathParams, Request},
+    http::{HeaderValue, Method, header},
+    response::{IntoResponse, Response},
+    routing::{MethodFilter, on},
+};
+
+use super::{
+    answering,
+    api::Api,
+    error::{ApiError, ApiResult},
+    handlers,
+    intake::{self, Call},
+};
+use crate::work::policy::{Action, Caller};
+
+type Answering = Pin<Box<dyn Future<Output = ApiResult<Response>> + Send>>;
+
+#[derive(Clone, Copy)]
+pub enum Handler {
+    /// For everybody; it is told nothing of the request.
+    Open(fn(&Api) -> Response),
+    Guarded(Action, fn(Arc<Api>, Caller, Call) -> Answering),
+}
+
+pub struct Route {
+    pub method: MethodFilter,
+    pub method_name: &'static str,
+    pub path: &'static str,
+    pub handler: Handler,
+}
+
+impl Route {
+    /// The route as a label of metrics.
+    pub fn label(&self) -> String {
+        format!("method=\"{}\",route=\"{}\"", self.method_name, self.path)
+    }
+}
+
+const fn get(path: &'static str, handler: Handler) -> Route {
+    Route { method: MethodFilter::GET, method_name: "GET", path, handler }
+}
+
+const fn post(path: &'static str, handler: Handler) -> Route {
+    Route { method: MethodFilter::POST, method_name: "POST", path, handler }
+}
+
+use Handler::{Guarded, Open};
+
+pub const ROUTES: &[Route] = &[
+    get("/healthz", Open(handlers::healthz)),
+    get("/readyz", Open(handlers::readyz)),
+    get("/metrics", Guarded(Action::MetricsRead, |api, _, _| Box::pin(handlers::metrics(api)))),
+    get("/v1/models", Guarded(Action::ModelServed, |api, _, _| Box::pin(handlers::models(api)))),
+    get("/v1/models/{id}", Guarded(Action::ModelServed, |api, _, call| Box::pin(handlers::model(api, call)))),
+    post(
+        "/v1/chat/completions",
+        Guarded(Action::AnswerAsk, |api, caller, call| Box::pin(answering::chat(api, caller, call))),
+    ),
+    post(
+        "/v1/completions",
+        Guarded(Action::AnswerAsk, |api, caller, call| Box::pin(answering::completion(api, caller, call))),
+    ),
+    post(
+        "/v1/feedback",
+        Guarded(Action::FeedbackGive, |api, caller, call| Box::pin(handlers::feedback(api, caller, call))),
+    ),
+    get(
+        "/v1/receipts/{id}",
+        Guarded(Action::ReceiptShow, |api, caller, call| Box::pin(handlers::receipt(api, caller, call))),
+    ),
+];
+
+/// The router of the table; everything else is refused in the API's own words.
+pub fn router(api: &Arc<Api>) -> Router {
+    let mut router = Router::new();
+    for (place, route) in ROUTES.iter().enumerate() {
+        let (api, handler) = (Arc::clone(api), route.handler);
+        let answer = move |parameters: RawPathParams, request: Request| {
+            let api = Arc::clone(&api);
+            let id = parameters.iter().next().map(|(_, value)| value.to_owned());
+            async move { timed(api, place, handler, id, request).await }
+        };
+        router = router.route(route.path, on(route.method, answer));
+    }
+    router.fallback(unknown_route).method_not_allowed_fallback(wrong_method)
+}
+
+async fn timed(
+    api: Arc<Api>,
+    place: usize,
+    handler: Handler,
+    id: Option<String>,
+    request: Request,
+) -> Response {
+    let received = Instant::now();
+    let response = match handler {
+        Open(answer) => answer(&api),
+        Guarded(action, answer) => guarded(&api, action, answer, id, request, received).await.into_response(),
+    };
+    api.metrics.routes[place].1.observe(response.status().as_u16(), received.elapsed());
+    private(response)
+}
+
+async fn guarded(
+    api: &Arc<Api>,
+    action: Action,
+    answer: fn(Arc<Api>, Caller, Call) -> Answering,
+    id: Option<String>,
+    request: Request,
+    received: Instant,
+) -> ApiResult<Response> {
+    let (head, body) = request.into_parts();
+    let caller = match intake::caller(api, &head.headers, action).await {
+        Ok(caller) => caller,
+        Err(refusal) => {
+            // A connection closed over an unread body would swallow the refusal.
+            intake::drain(body, intake::STRANGERS_BODY_MAX).await;
+            return Err(refusal);
+        }
+    };
+    let body = intake::read_body(api, &head.headers, body).await?;
+    if head.method == Method::POST {
+        intake::require_json(&head.headers)?;
+    }
+    answer(Arc::clone(api), caller, Call { id, body, received }).await
+}
+
+async fn unknown_route(method: Method, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    intake::drain(body, intake::STRANGERS_BODY_MAX).await;
+    private(ApiError::unknown_route(method.as_str(), head.uri.path()).into_response())
+}
+
+async fn wrong_method(method: Method, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    intake::drain(body, intake::STRANGERS_BODY_MAX).await;
+    private(ApiError::wrong_method(method.as_str(), head.uri.path()).into_response())
+}
+
+/// Nothing here belongs into a cache, nor is it to be taken for something else than it says.
+fn private(mut response: Response<Body>) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}

@@ -1,0 +1,537 @@
+//! The router without a socket: each row of the table, each refusal, and what is recorded when.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    http::{Request, StatusCode, header},
+    response::Response,
+};
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::{
+    Api, Limits, Served,
+    records::{Asked, Ended, ModelFacts, Records},
+    router,
+    routes::{Handler, ROUTES},
+};
+use crate::{
+    base::{Error, Id, IdKind, Result},
+    improve::Opinion,
+    infer::{
+        Engine, EngineOptions,
+        testkit::{ToyModel, tokenizer},
+    },
+    store::{Answer, AnswerState},
+    text::ChatTemplate,
+    work::policy::{Action, Caller, Role},
+};
+
+const CONTEXT: usize = 128;
+
+fn id(kind: IdKind, number: u8) -> Id {
+    Id::from_parts(kind, 1, [number; 10])
+}
+
+/// Records kept in memory, that fail when told to.
+#[derive(Default)]
+struct Memory {
+    answers: Mutex<HashMap<Id, Answer>>,
+    opinions: Mutex<Vec<Opinion>>,
+    denied: AtomicU64,
+    cannot_write: AtomicBool,
+}
+
+impl Memory {
+    fn only_answer(&self) -> Answer {
+        let answers = self.answers.lock().expect("no panics");
+        assert_eq!(answers.len(), 1);
+        answers.values().next().expect("one").clone()
+    }
+
+    fn write(&self) -> Result<()> {
+        if self.cannot_write.load(Ordering::SeqCst) { Err(Error::failed("no space left")) } else { Ok(()) }
+    }
+}
+
+/// The token of a role is its name, and `user2` is a second user.
+fn caller(bearer: &str) -> Option<Caller> {
+    let (role, number) = if bearer == "user2" { ("user", 99) } else { (bearer, bearer.len() as u8) };
+    Some(Caller { token: id(IdKind::Token, number), user: None, role: Role::parse(role).ok()? })
+}
+
+impl Records for Memory {
+    fn authenticate(&self, bearer: &str) -> Result<Caller> {
+        caller(bearer).ok_or_else(|| Error::denied("unknown token"))
+    }
+
+    fn begin_answer(&self, asked: &Asked) -> Result<()> {
+        self.write()?;
+        let answer = Answer {
+            id: asked.id,
+            token: asked.caller.token,
+            model: asked.model.id,
+            kind: asked.kind,
+            state: AnswerState::Pending,
+            finish_reason: None,
+            prompt_tokens: asked.prompt_tokens,
+            completion_tokens: 0,
+            created_at_ms: asked.at_ms,
+            ended_at_ms: None,
+            prompt: asked.prompt.clone(),
+            answer: String::new(),
+            receipt: None,
+        };
+        self.answers.lock().expect("no panics").insert(asked.id, answer);
+        Ok(())
+    }
+
+    fn end_answer(&self, asked: &Asked, ended: &Ended) -> Result<()> {
+        self.write()?;
+        let mut answers = self.answers.lock().expect("no panics");
+        let answer = answers.get_mut(&asked.id).expect("it was begun");
+        assert_eq!(answer.state, AnswerState::Pending, "ended twice");
+        answer.state = ended.state;
+        answer.completion_tokens = ended.usage.completion_tokens as u64;
+        answer.answer = ended.text.clone();
+        answer.receipt = (ended.state == AnswerState::Done).then(|| format!("{{\"of\":\"{}\"}}", asked.id));
+        Ok(())
+    }
+
+    fn answer(&self, id: Id) -> Result<Option<Answer>> {
+        Ok(self.answers.lock().expect("no panics").get(&id).cloned())
+    }
+
+    fn add_feedback(&self, _: &Caller, opinion: &Opinion) -> Result<Id> {
+        self.write()?;
+        self.opinions.lock().expect("no panics").push(opinion.clone());
+        Ok(id(IdKind::Feedback, 1))
+    }
+
+    fn note_denied(&self, _: &Caller, _: Action) -> Result<()> {
+        self.denied.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn note_unauthenticated(&self, _: u64) -> Result<()> {
+        Ok(())
+    }
+}
+
+struct Bench {
+    router: Router,
+    api: Arc<Api>,
+    records: Arc<Memory>,
+}
+
+fn bench_with(change: impl FnOnce(&mut ToyModel, &mut Limits)) -> Bench {
+    let tokenizer = tokenizer();
+    let mut model = ToyModel::new(tokenizer.vocab_size(), CONTEXT, 256);
+    let mut limits = Limits { body_bytes_max: 64 << 10, ..Limits::default() };
+    change(&mut model, &mut limits);
+    let facts = ModelFacts {
+        id: id(IdKind::Model, 1),
+        name: "rules".into(),
+        created_at_ms: 1_700_000_000_123,
+        tokenizer: None,
+        run: None,
+        snapshot: None,
+        dataset_root: None,
+    };
+    let engine = Engine::start(Box::new(model), tokenizer, EngineOptions::default()).expect("starts");
+    let served = Served { facts: Arc::new(facts), engine, template: ChatTemplate::default() };
+    let records = Arc::new(Memory::default());
+    let api = Arc::new(Api::new(Arc::clone(&records) as Arc<dyn Records>, vec![served], limits));
+    Bench { router: router(&api), api, records }
+}
+
+fn bench() -> Bench {
+    bench_with(|_, _| {})
+}
+
+fn request(method: &str, path: &str, token: Option<&str>, body: impl Into<Body>) -> Request<Body> {
+    let mut request = Request::builder().method(method).uri(path);
+    if let Some(token) = token {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    }
+    request.header(header::CONTENT_TYPE, "application/json").body(body.into()).expect("a request")
+}
+
+impl Bench {
+    async fn send(&self, request: Request<Body>) -> Response {
+        self.router.clone().oneshot(request).await.expect("infallible")
+    }
+
+    async fn ask(&self, method: &str, path: &str, token: Option<&str>, body: &Value) -> (StatusCode, Value) {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let response = self.send(request(method, path, token, body)).await;
+        let status = response.status();
+        (status, serde_json::from_slice(&bytes(response).await).expect("JSON"))
+    }
+
+    async fn complete(&self, body: Value) -> (StatusCode, Value) {
+        self.ask("POST", "/v1/completions", Some("user"), &body).await
+    }
+}
+
+async fn bytes(response: Response) -> Bytes {
+    axum::body::to_bytes(response.into_body(), 1 << 24).await.expect("a body")
+}
+
+/// The events of a stream, without the last, which must be the end mark.
+async fn events(response: Response) -> Vec<Value> {
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream; charset=utf-8");
+    let text = String::from_utf8(bytes(response).await.to_vec()).expect("text");
+    let mut events: Vec<&str> =
+        text.split_terminator("\n\n").map(|event| event.strip_prefix("data: ").expect("data")).collect();
+    assert_eq!(events.pop(), Some("[DONE]"));
+    events.into_iter().map(|event| serde_json::from_str(event).expect("JSON")).collect()
+}
+
+fn prompt(max_tokens: u64) -> Value {
+    json!({"model": "rules", "prompt": "the controller", "max_tokens": max_tokens, "temperature": 0})
+}
+
+#[tokio::test]
+async fn without_a_valid_token_every_guarded_route_is_shut() {
+    let bench = bench();
+    for route in ROUTES {
+        let path = route.path.replace("{id}", "rules");
+        for token in [None, Some("nobody"), Some("")] {
+            let (status, body) = bench.ask(route.method_name, &path, token, &prompt(1)).await;
+            match route.handler {
+                Handler::Open(_) => assert_eq!(status, StatusCode::OK),
+                Handler::Guarded(..) => {
+                    assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
+                    assert_eq!(body["error"]["code"], "invalid_api_key");
+                }
+            }
+        }
+    }
+    assert!(bench.records.answers.lock().expect("no panics").is_empty());
+    assert_eq!(bench.api.take_strangers(), 3 * 7);
+}
+
+#[tokio::test]
+async fn a_role_gets_exactly_what_the_policy_grants() {
+    let bench = bench();
+    for route in ROUTES {
+        let Handler::Guarded(action, _) = route.handler else { continue };
+        let path = route.path.replace("{id}", "rules");
+        for role in Role::ALL {
+            let response = bench.send(request(route.method_name, &path, Some(role.as_str()), "{}")).await;
+            assert_eq!(response.status() == StatusCode::FORBIDDEN, !role.may(action), "{role} {action}");
+        }
+    }
+    assert!(bench.records.denied.load(Ordering::SeqCst) > 0, "denials are noted");
+}
+
+#[tokio::test]
+async fn models_are_listed_and_found() {
+    let bench = bench();
+    let (status, list) = bench.ask("GET", "/v1/models", Some("user"), &Value::Null).await;
+    assert_eq!((status, &list["object"]), (StatusCode::OK, &json!("list")));
+    assert_eq!(
+        (&list["data"][0]["id"], &list["data"][0]["created"]),
+        (&json!("rules"), &json!(1_700_000_000))
+    );
+    let (status, model) = bench.ask("GET", "/v1/models/rules", Some("user"), &Value::Null).await;
+    assert_eq!((status, &model["object"]), (StatusCode::OK, &json!("model")));
+    let (status, missing) = bench.ask("GET", "/v1/models/other", Some("user"), &Value::Null).await;
+    assert_eq!((status, &missing["error"]["code"]), (StatusCode::NOT_FOUND, &json!("model_not_found")));
+}
+
+#[tokio::test]
+async fn a_completion_is_counted_recorded_and_repeats() {
+    let bench = bench();
+    let (status, first) = bench.complete(prompt(8)).await;
+    assert_eq!(status, StatusCode::OK, "{first}");
+    assert_eq!(first["object"], "text_completion");
+    assert_eq!(first["choices"][0]["finish_reason"], "length");
+    let tokenizer = tokenizer();
+    let prompt_tokens = 1 + tokenizer.encode("the controller").expect("encodes").len();
+    let usage =
+        json!({"prompt_tokens": prompt_tokens, "completion_tokens": 8, "total_tokens": prompt_tokens + 8});
+    assert_eq!(first["usage"], usage);
+    let answer = bench.records.only_answer();
+    assert_eq!(first["id"], json!(answer.id));
+    assert_eq!((answer.state, answer.completion_tokens), (AnswerState::Done, 8));
+    assert_eq!(json!(answer.answer), first["choices"][0]["text"]);
+    assert_eq!(answer.prompt, "the controller");
+    let (_, again) = bench.complete(prompt(8)).await;
+    assert_eq!(again["choices"], first["choices"]);
+}
+
+#[tokio::test]
+async fn a_chat_speaks_as_the_assistant() {
+    let bench = bench();
+    let body = json!({"model": "rules", "messages": [{"role": "user", "content": "who?"}],
+        "max_tokens": 5, "temperature": 0, "logprobs": true, "metadata": {"team": "x"}});
+    let (status, answer) = bench.ask("POST", "/v1/chat/completions", Some("service"), &body).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(
+        (&answer["object"], &answer["choices"][0]["message"]["role"]),
+        (&json!("chat.completion"), &json!("assistant"))
+    );
+    let logged = answer["choices"][0]["logprobs"]["content"].as_array().expect("log probabilities");
+    assert_eq!(logged.len(), 5);
+    assert!(logged.iter().all(|token| token["logprob"].as_f64().expect("a number") <= 0.0));
+}
+
+#[tokio::test]
+async fn a_stream_says_the_same_in_pieces() {
+    let bench = bench();
+    let (_, whole) = bench.complete(prompt(12)).await;
+    let mut body = prompt(12);
+    body["stream"] = json!(true);
+    body["stream_options"] = json!({"include_usage": true});
+    let response = bench.send(request("POST", "/v1/completions", Some("user"), body.to_string())).await;
+    let events = events(response).await;
+    let text: String =
+        events.iter().filter_map(|event| event["choices"].get(0)?.get("text")?.as_str()).collect();
+    assert_eq!(json!(text), whole["choices"][0]["text"]);
+    let (last, others) = events.split_last().expect("events");
+    assert_eq!((&last["usage"], &last["choices"]), (&whole["usage"], &json!([])));
+    assert!(others.iter().all(|event| event["usage"].is_null() && event["id"] == last["id"]));
+    assert_eq!(others.last().expect("one")["choices"][0]["finish_reason"], "length");
+
+    let body = json!({"model": "rules", "messages": [{"role": "user", "content": "a"}], "stream": true, "max_tokens": 3});
+    let response = bench.send(request("POST", "/v1/chat/completions", Some("user"), body.to_string())).await;
+    let events = self::events(response).await;
+    assert_eq!(events[0]["choices"][0]["delta"]["role"], "assistant");
+    assert!(
+        events.iter().all(|event| event["object"] == "chat.completion.chunk" && event.get("usage").is_none())
+    );
+}
+
+#[tokio::test]
+async fn wrong_requests_get_the_error_that_openai_clients_know() {
+    let bench = bench();
+    let long = "the controller ".repeat(100);
+    let cases = [
+        (json!({"model": "other", "prompt": "a"}), 404, "model_not_found", "model"),
+        (
+            json!({"model": "rules", "prompt": long, "max_tokens": 1}),
+            400,
+            "context_length_exceeded",
+            "prompt",
+        ),
+        (prompt(0), 400, "integer_below_min_value", "max_tokens"),
+        (prompt(1_000_000), 400, "context_length_exceeded", "max_tokens"),
+        (prompt(u64::MAX), 400, "context_length_exceeded", "max_tokens"),
+        (json!({"model": 3, "prompt": "a"}), 400, "invalid_type", "model"),
+        (json!({"model": "rules", "prompt": []}), 400, "empty_array", "prompt"),
+        (json!({"model": "rules", "prompt": [99_999_999]}), 400, "invalid_token", "prompt"),
+        (json!({"model": "rules", "prompt": "a", "n": 2}), 400, "unsupported_parameter", "n"),
+        (json!({"model": "rules", "prompt": "a", "colour": 2}), 400, "unknown_parameter", "colour"),
+        (
+            json!({"model": "rules", "prompt": "a", "temperature": -1}),
+            400,
+            "decimal_out_of_range",
+            "temperature",
+        ),
+    ];
+    for (body, status, code, param) in cases {
+        let (got, answer) = bench.complete(body.clone()).await;
+        assert_eq!((got.as_u16(), &answer["error"]["code"]), (status, &json!(code)), "{body}: {answer}");
+        assert_eq!(answer["error"]["param"], param);
+        assert_eq!(answer["error"]["type"], "invalid_request_error");
+        assert!(answer["error"]["message"].as_str().is_some_and(|message| message.len() > 10));
+    }
+    assert!(bench.records.answers.lock().expect("no panics").is_empty(), "nothing was begun");
+}
+
+#[tokio::test]
+async fn wrong_bodies_routes_and_methods_are_refused() {
+    let bench = bench();
+    let post = |body: &'static str| request("POST", "/v1/completions", Some("user"), body);
+    let code = async |request: Request<Body>| {
+        let response = bench.send(request).await;
+        let status = response.status().as_u16();
+        let body: Value = serde_json::from_slice(&bytes(response).await).expect("JSON");
+        (status, body["error"]["code"].as_str().unwrap_or("").to_owned())
+    };
+    assert_eq!(code(post("{")).await, (400, "invalid_json".into()));
+    assert_eq!(code(post("")).await, (400, "invalid_json".into()));
+    assert_eq!(code(post("[1]")).await, (400, "invalid_json".into()));
+    assert_eq!(code(request("GET", "/v1/engines", Some("user"), "")).await, (404, "unknown_url".into()));
+    assert_eq!(code(request("GET", "/", None, "")).await, (404, "unknown_url".into()));
+    assert_eq!(
+        code(request("DELETE", "/v1/models", Some("user"), "")).await,
+        (405, "method_not_supported".into())
+    );
+    assert_eq!(
+        code(request("GET", "/v1/completions", Some("user"), "")).await,
+        (405, "method_not_supported".into())
+    );
+    let mut form = post("{}");
+    form.headers_mut().insert(header::CONTENT_TYPE, "text/plain".parse().expect("a value"));
+    assert_eq!(code(form).await, (415, "unsupported_media_type".into()));
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_thrown_away_as_it_comes() {
+    let bench = bench();
+    let sent = Arc::new(AtomicU64::new(0));
+    let counting = Arc::clone(&sent);
+    let pieces = futures_util::stream::iter((0..1600).map(move |_| {
+        counting.fetch_add(1, Ordering::SeqCst);
+        Ok::<_, std::convert::Infallible>(Bytes::from(vec![b' '; 64 << 10]))
+    }));
+    let response =
+        bench.send(request("POST", "/v1/completions", Some("user"), Body::from_stream(pieces))).await;
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(
+        sent.load(Ordering::SeqCst),
+        1600,
+        "it is read to its end, so that the sender hears the answer"
+    );
+    let body: Value = serde_json::from_slice(&bytes(response).await).expect("JSON");
+    assert_eq!(body["error"]["code"], "request_too_large");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_its_answer_and_that_is_recorded() {
+    let bench = bench_with(|model, _| model.step_time = Duration::from_millis(5));
+    let mut body = prompt(100);
+    body["stream"] = json!(true);
+    body["ignore_eos"] = json!(true);
+    let response = bench.send(request("POST", "/v1/completions", Some("user"), body.to_string())).await;
+    let mut stream = response.into_body().into_data_stream();
+    stream.next().await.expect("a first chunk").expect("no error");
+    assert_eq!(
+        bench.records.only_answer().state,
+        AnswerState::Pending,
+        "the intent is there by the first chunk"
+    );
+    drop(stream);
+    let recorded = async {
+        while bench.records.only_answer().state == AnswerState::Pending {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), recorded).await.expect("it is recorded");
+    let answer = bench.records.only_answer();
+    assert_eq!(answer.state, AnswerState::Cancelled);
+    assert!(answer.completion_tokens >= 1 && answer.completion_tokens < 100);
+}
+
+#[tokio::test]
+async fn what_cannot_be_recorded_is_not_answered() {
+    let bench = bench();
+    bench.records.cannot_write.store(true, Ordering::SeqCst);
+    let response = bench.send(request("POST", "/v1/completions", Some("user"), prompt(3).to_string())).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers().contains_key(header::RETRY_AFTER));
+    let (status, body) = bench.ask("GET", "/readyz", None, &Value::Null).await;
+    assert_eq!(
+        (status, &body["reason"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("records cannot be written"))
+    );
+    bench.records.cannot_write.store(false, Ordering::SeqCst);
+    assert_eq!(bench.complete(prompt(3)).await.0, StatusCode::OK);
+    assert_eq!(bench.ask("GET", "/readyz", None, &Value::Null).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn too_many_at_once_are_told_to_come_back() {
+    let bench = bench_with(|model, limits| {
+        model.step_time = Duration::from_millis(5);
+        limits.answers_max = 1;
+    });
+    let mut body = prompt(100);
+    body["stream"] = json!(true);
+    let running = bench.send(request("POST", "/v1/completions", Some("user"), body.to_string())).await;
+    let response = bench.send(request("POST", "/v1/completions", Some("user"), prompt(1).to_string())).await;
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+    drop(running);
+}
+
+#[tokio::test]
+async fn a_failing_model_is_an_error_and_not_the_end() {
+    let bench = bench_with(|model, _| model.fails_at = 0);
+    let (status, body) = bench.complete(prompt(3)).await;
+    assert_eq!((status.as_u16(), &body["error"]["type"]), (500, &json!("server_error")));
+    assert!(!body.to_string().contains("out of memory"), "what failed inside is not told");
+    assert_eq!(bench.records.only_answer().state, AnswerState::Failed);
+    assert_eq!(bench.complete(prompt(3)).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn feedback_and_receipt_belong_to_whoever_asked() {
+    let bench = bench();
+    let (_, answer) = bench.complete(prompt(3)).await;
+    let id = answer["id"].as_str().expect("an id").to_owned();
+    let opinion = json!({"answer": id, "rating": -1, "correction": "better", "comment": "see article 33"});
+    let (status, kept) = bench.ask("POST", "/v1/feedback", Some("user"), &opinion).await;
+    assert_eq!((status, &kept["object"]), (StatusCode::OK, &json!("feedback")));
+    assert_eq!(bench.records.opinions.lock().expect("no panics")[0].correction.as_deref(), Some("better"));
+
+    let receipts = format!("/v1/receipts/{id}");
+    let (status, receipt) = bench.ask("GET", &receipts, Some("user"), &Value::Null).await;
+    assert_eq!((status, &receipt["of"]), (StatusCode::OK, &json!(id)));
+    assert_eq!(bench.ask("GET", &receipts, Some("auditor"), &Value::Null).await.0, StatusCode::OK);
+    assert_eq!(bench.ask("GET", &receipts, Some("user2"), &Value::Null).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(bench.ask("POST", "/v1/feedback", Some("user2"), &opinion).await.0, StatusCode::NOT_FOUND);
+
+    for (body, param) in [
+        (json!({"rating": 1}), json!("answer")),
+        (json!({"answer": "ans_1", "rating": 1}), json!("answer")),
+        (json!({"answer": id, "rating": 0.5}), json!("rating")),
+        (json!({"answer": id, "stars": 5}), json!("stars")),
+        (json!({"answer": id, "rating": 7}), Value::Null),
+        (json!({"answer": id}), Value::Null),
+    ] {
+        let (status, error) = bench.ask("POST", "/v1/feedback", Some("user"), &body).await;
+        assert_eq!((status, &error["error"]["param"]), (StatusCode::BAD_REQUEST, &param), "{body}");
+    }
+    for receipt in ["x", "doc_00000000000000000000000000", "ans_00000000000000000000000000"] {
+        let path = format!("/v1/receipts/{receipt}");
+        assert_eq!(bench.ask("GET", &path, Some("user"), &Value::Null).await.0, StatusCode::NOT_FOUND);
+    }
+}
+
+#[tokio::test]
+async fn stopping_refuses_newcomers_and_says_so() {
+    let bench = bench();
+    bench.api.stop_accepting();
+    assert_eq!(bench.complete(prompt(3)).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    let (status, body) = bench.ask("GET", "/readyz", None, &Value::Null).await;
+    assert_eq!((status, &body["reason"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("stopping")));
+    assert_eq!(bench.ask("GET", "/healthz", None, &Value::Null).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn metrics_count_what_happened() {
+    let bench = bench();
+    bench.complete(prompt(4)).await;
+    bench.complete(prompt(0)).await;
+    let response = bench.send(request("GET", "/metrics", Some("operator"), "")).await;
+    let text = String::from_utf8(bytes(response).await.to_vec()).expect("text");
+    for line in [
+        "cloister_http_requests_total{method=\"POST\",route=\"/v1/completions\",status=\"2xx\"} 1",
+        "cloister_http_requests_total{method=\"POST\",route=\"/v1/completions\",status=\"4xx\"} 1",
+        "cloister_completion_tokens_total{model=\"rules\"} 4",
+        "cloister_answers_total{outcome=\"done\"} 1",
+        "cloister_first_token_seconds_count 1",
+        "cloister_between_tokens_seconds_count 3",
+        "cloister_kv_blocks{model=\"rules\"} 256",
+    ] {
+        assert!(text.lines().any(|written| written == line), "{line} not in\n{text}");
+    }
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (_, value) = line.rsplit_once(' ').expect("name and value");
+        assert!(value.parse::<f64>().is_ok(), "{line}");
+    }
+}
