@@ -1,0 +1,112 @@
+//! Self-attention: one product for queries, keys and values, rotation, attention, one product out.
+
+use std::sync::Arc;
+
+use super::{Batch, Ctx, Linear};
+use crate::{
+    base::Result,
+    ops::{
+        Exec,
+        attention::{self, Heads, Pages},
+        paged_kv,
+        rope::{self, Direction},
+    },
+    tensor::{Buf, DType, Tensor},
+};
+
+pub struct Attention {
+    /// To `[N,(H+2K)*D]`.
+    pub qkv: Linear,
+    /// From `[N,H*D]`.
+    pub out: Linear,
+    pub heads: Heads,
+    pub rope: Arc<Rope>,
+    /// Which of the KV pages are this layer's.
+    pub layer: usize,
+}
+
+/// What [`Attention::backward`] needs.
+pub struct AttentionSaved {
+    /// `[N,C]`
+    x: Buf,
+    /// `[N,(H+2K)*D]`, rotated
+    qkv: Buf,
+    /// `[N,H*D]`
+    o: Buf,
+    /// `[N,H]`
+    lse: Buf,
+}
+
+impl Attention {
+    /// x `[N,C]` to `[N,C]`.
+    pub fn forward(&self, cx: &mut Ctx, batch: &Batch, x: Buf) -> Result<(Buf, AttentionSaved)> {
+        let mut qkv = self.qkv.forward(cx, x.view())?;
+        self.rotate(cx, batch, &mut qkv, Direction::Forward);
+        let mut o = cx.take([batch.rows(), self.heads.query * self.heads.dim])?;
+        let mut lse = cx.take_accumulator([batch.rows(), self.heads.query])?;
+        let exec = cx.exec;
+        let pages = self.extend_pages(cx, batch, qkv.view());
+        let (o_view, lse_view) = (o.view_mut(), lse.view_mut());
+        attention::forward(exec, qkv.view(), self.heads, batch.bounds(), pages, o_view, lse_view);
+        let y = self.out.forward(cx, o.view())?;
+        Ok((y, AttentionSaved { x, qkv, o, lse }))
+    }
+
+    /// dy `[N,C]` to dx `[N,C]`.
+    pub fn backward(&self, cx: &mut Ctx, batch: &Batch, saved: AttentionSaved, dy: Tensor) -> Result<Buf> {
+        let AttentionSaved { x, mut qkv, o, lse } = saved;
+        self.out.backward_weight(cx, o.view(), dy)?;
+        let dout = self.out.backward_input(cx, dy)?;
+        let (o_view, lse_view, bounds) = (o.view(), lse.view(), batch.bounds());
+        attention::backward(cx.exec, dout.view(), o_view, lse_view, qkv.view_mut(), self.heads, bounds)?;
+        drop((dout, o, lse));
+        self.rotate(cx, batch, &mut qkv, Direction::Backward);
+        self.qkv.backward_weight(cx, x.view(), qkv.view())?;
+        drop(x);
+        self.qkv.backward_input(cx, qkv.view())
+    }
+
+    fn rotate(&self, cx: &mut Ctx, batch: &Batch, qkv: &mut Buf, direction: Direction) {
+        let heads = self.heads.query + self.heads.key_value;
+        let table = self.rope.table.view();
+        rope::rotate(cx.exec, qkv.view_mut(), heads, batch.positions(), table, direction);
+    }
+
+    /// Writes this pass's keys and values where a paged batch wants them, and lends all of the layer's pages.
+    fn extend_pages<'c>(&self, cx: &'c mut Ctx, batch: &'c Batch, qkv: Tensor) -> Option<Pages<'c>> {
+        let paging = batch.paging.as_ref()?;
+        let kv = cx.kv.as_mut().expect("a paged batch is run with KV pages");
+        let page_len = kv.page_len();
+        let layer = &mut kv.layers[self.layer];
+        let (keys, values) = (layer.keys.view_mut(), layer.values.view_mut());
+        paged_kv::write(cx.exec, qkv, self.heads, paging.slots.view(), keys, values);
+        Some(Pages {
+            keys: layer.keys.view(),
+            values: layer.values.view(),
+            tables: paging.tables.view(),
+            contexts: paging.contexts.view(),
+            page_len,
+        })
+    }
+}
+
+/// The rotation's cosines and sines, one table for all layers.
+pub struct Rope {
+    /// `[P,D]`
+    table: Buf,
+}
+
+impl Rope {
+    /// For positions below `positions`, in persistent memory.
+    pub fn new(exec: &Exec, positions: usize, head_dim: usize, theta: f64, dtype: DType) -> Result<Self> {
+        let mut table = exec.persistent.take([positions, head_dim], dtype.accumulator())?;
+        if !exec.is_dry() {
+            let numbers = rope::table(positions, head_dim, theta);
+            match table.dtype() {
+                DType::F64 => exec.write(&mut table, &numbers),
+                _ => exec.write(&mut table, &numbers.iter().map(|&x| x as f32).collect::<Vec<_>>()),
+            }
+        }
+        Ok(Self { table })
+    }
+}

@@ -1,0 +1,107 @@
+//! Causal attention in tiles (Dao et al. 2022): scores exist for one tile at a time, the softmax is kept up to date
+//! as tiles go by, and backward computes the tiles again from the saved log of the sum of exponentials. Queries
+//! are grouped over key-value heads (Ainslie et al. 2023), and sequences packed into one batch do not see each
+//! other.
+
+mod cpu;
+
+use super::{Exec, with_float};
+use crate::{
+    base::Result,
+    device::Device,
+    tensor::{Tensor, TensorMut},
+};
+
+/// How heads lie in a row of `qkv`: H query heads, then K key heads, then K value heads, each of width D.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    pub query: usize,
+    pub key_value: usize,
+    pub dim: usize,
+}
+
+impl Heads {
+    /// Query heads that share one key-value head.
+    pub fn group(&self) -> usize {
+        self.query / self.key_value
+    }
+
+    /// (H+2K)*D.
+    pub fn row_count(&self) -> usize {
+        (self.query + 2 * self.key_value) * self.dim
+    }
+
+    pub fn key_at(&self, head: usize) -> usize {
+        (self.query + head) * self.dim
+    }
+
+    pub fn value_at(&self, head: usize) -> usize {
+        (self.query + self.key_value + head) * self.dim
+    }
+}
+
+/// Keys and values in pages, see [`paged_kv`](super::paged_kv): what a sequence attends to beside what it brings.
+#[derive(Clone, Copy, Debug)]
+pub struct Pages<'a> {
+    /// `[K,slots,D]`
+    pub keys: Tensor<'a>,
+    /// `[K,slots,D]`
+    pub values: Tensor<'a>,
+    /// `[S,pages of a sequence]`: the pages of each sequence in the order of its tokens.
+    pub tables: Tensor<'a>,
+    /// `[S]`: tokens of each sequence, those of this batch included. Its last rows are the batch's.
+    pub contexts: Tensor<'a>,
+    /// Tokens in a page.
+    pub page_len: usize,
+}
+
+/// o = softmax(q kᵀ / sqrt(D)) v, each row over the keys of its own sequence up to itself.
+///
+/// Without pages, keys and values are those in `qkv`; with pages, they must have been written there before.
+///
+/// Shapes: qkv `[N,(H+2K)*D]`; bounds `[S+1]`, the first row of each sequence and N; o `[N,H*D]`; lse `[N,H]` in
+/// the accumulator's type.
+pub fn forward(
+    exec: &Exec,
+    qkv: Tensor,
+    heads: Heads,
+    bounds: Tensor,
+    pages: Option<Pages>,
+    o: TensorMut,
+    lse: TensorMut,
+) {
+    assert_eq!((qkv.row_count(), qkv.rows()), (heads.row_count(), o.rows()));
+    assert_eq!(
+        (o.row_count(), lse.rows(), lse.row_count()),
+        (heads.query * heads.dim, o.rows(), heads.query)
+    );
+    if exec.is_dry() {
+        return;
+    }
+    with_float!(qkv.dtype(), T => match &exec.device {
+        Device::Cpu(_) => cpu::forward::<T>(exec, qkv, heads, bounds, pages, o, lse),
+    });
+}
+
+/// Replaces `qkv` with its gradient. Only for packed batches: nothing is learnt through pages.
+///
+/// Shapes: dout, o `[N,H*D]`; lse `[N,H]`; qkv `[N,(H+2K)*D]`; bounds `[S+1]`.
+pub fn backward(
+    exec: &Exec,
+    dout: Tensor,
+    o: Tensor,
+    lse: Tensor,
+    qkv: TensorMut,
+    heads: Heads,
+    bounds: Tensor,
+) -> Result<()> {
+    assert_eq!((qkv.row_count(), qkv.rows()), (heads.row_count(), o.rows()));
+    assert_eq!((dout.shape(), lse.rows()), (o.shape(), o.rows()));
+    if exec.is_dry() {
+        return Ok(());
+    }
+    with_float!(o.dtype(), T => match &exec.device {
+        Device::Cpu(_) => cpu::backward::<T>(exec, dout, o, lse, qkv, heads, bounds),
+    });
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! The output head and the loss in one: logits exist a chunk of rows at a time, are turned into their own
+//! gradient at once, and that is multiplied back before the next chunk. No buffer of `[N,V]` is ever made.
+
+use super::{
+    Exec, Float, Real, Write, elementwise,
+    lanes::{each, rows_per_task},
+    matmul, with_float,
+};
+use crate::{
+    base::Result,
+    device::{Device, host},
+    tensor::{Tensor, TensorMut},
+};
+
+/// A target that counts for nothing: padding, a prompt that is not to be learnt.
+pub const IGNORE: u32 = u32::MAX;
+
+/// Logits in a chunk: enough rows for an efficient product, few enough to stay small beside the activations.
+const CHUNK_LOGITS: usize = 8 << 20;
+const CHUNK_ROWS_MIN: usize = 128;
+
+/// Rows of which the logits exist at once.
+pub fn chunk_rows(rows: usize, vocabulary: usize) -> usize {
+    (CHUNK_LOGITS / vocabulary).max(CHUNK_ROWS_MIN).min(rows).max(1)
+}
+
+/// losses\[i\] = -ln softmax(x\[i\] wᵀ)\[targets\[i\]\], zero where the target is [`IGNORE`].
+///
+/// With `dw`, also the gradients of scale * sum(losses): x is overwritten with its own, w's goes to `dw`.
+///
+/// Shapes: x `[N,C]`; w, dw `[V,C]`; targets `[N]`; scale `[1]` in f32; losses `[N]` in the accumulator's type.
+pub fn head(
+    exec: &Exec,
+    mut x: TensorMut,
+    w: Tensor,
+    targets: Tensor,
+    scale: Tensor,
+    mut losses: TensorMut,
+    mut dw: Option<(TensorMut, Write)>,
+) -> Result<()> {
+    let (n, v, dtype) = (x.rows(), w.rows(), x.dtype());
+    assert_eq!((w.row_count(), targets.count(), losses.rows()), (x.row_count(), n, n));
+    let rows = chunk_rows(n, v);
+    let mut logits = exec.take([rows, v], dtype.accumulator())?;
+    // In a short type the gradient needs a place of its own; otherwise it stays where the logits were.
+    let mut short = match &dw {
+        Some(_) if dtype != dtype.accumulator() => Some(exec.take([rows, v], dtype)?),
+        _ => None,
+    };
+    for first in (0..n).step_by(rows) {
+        let range = first..n.min(first + rows);
+        let mut logits = logits.view_mut().slice_rows(0..range.len());
+        let mut x = x.reborrow().slice_rows(range.clone());
+        matmul::forward(exec, x.as_ref(), w, logits.reborrow());
+        let losses = losses.reborrow().slice_rows(range.clone());
+        softmax(exec, logits.reborrow(), targets.slice_rows(range.clone()), scale, losses, dw.is_some());
+        let Some((dw, write)) = &mut dw else { continue };
+        let dlogits = match &mut short {
+            Some(short) => {
+                let mut short = short.view_mut().slice_rows(0..range.len());
+                elementwise::cast(exec, logits.as_ref(), short.reborrow());
+                short.freeze()
+            }
+            None => logits.freeze(),
+        };
+        matmul::backward_weight(exec, dlogits, x.as_ref(), dw.reborrow(), *write);
+        matmul::backward_input(exec, dlogits, w, x.reborrow(), Write::Replace);
+        *write = Write::Add;
+    }
+    Ok(())
+}
+
+/// Writes the rows' losses and, if asked, replaces the logits with their gradient.
+fn softmax(
+    exec: &Exec,
+    logits: TensorMut,
+    targets: Tensor,
+    scale: Tensor,
+    losses: TensorMut,
+    gradient: bool,
+) {
+    if exec.is_dry() {
+        return;
+    }
+    with_float!(logits.dtype(), T => match &exec.device {
+        Device::Cpu(_) => softmax_cpu::<T>(exec, logits, targets, scale, losses, gradient),
+    });
+}
+
+fn softmax_cpu<T: Float>(
+    exec: &Exec,
+    logits: TensorMut,
+    targets: Tensor,
+    scale: Tensor,
+    losses: TensorMut,
+    gradient: bool,
+) {
+    let v = logits.row_count();
+    let rows = rows_per_task(v);
+    let scale = T::Acc::from_f64(f64::from(host::slice::<f32>(scale)[0]));
+    let inputs =
+        host::slice::<u32>(targets).chunks(rows).zip(host::slice_mut::<T::Acc>(losses).chunks_mut(rows));
+    each(
+        exec.pool(),
+        host::slice_mut::<T::Acc>(logits).chunks_mut(rows * v).zip(inputs),
+        |(logits, (targets, losses))| {
+            for ((logits, &target), loss) in logits.chunks_exact_mut(v).zip(targets).zip(losses) {
+                *loss = softmax_row(logits, target, scale, gradient);
+            }
+        },
+    );
+}
+
+/// One row's loss; the row becomes scale * (softmax - one at the target).
+fn softmax_row<R: Real>(logits: &mut [R], target: u32, scale: R, gradient: bool) -> R {
+    if target == IGNORE {
+        if gradient {
+            logits.fill(R::ZERO);
+        }
+        return R::ZERO;
+    }
+    let target = target as usize;
+    let highest = logits.iter().fold(R::NEG_INFINITY, |highest, &logit| highest.max(logit));
+    let at_target = logits[target] - highest;
+    let mut sum = R::ZERO;
+    for logit in logits.iter_mut() {
+        *logit = (*logit - highest).exp();
+        sum += *logit;
+    }
+    if gradient {
+        let factor = scale / sum;
+        logits.iter_mut().for_each(|logit| *logit *= factor);
+        logits[target] += -scale;
+    }
+    sum.ln() - at_target
+}

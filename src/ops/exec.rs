@@ -1,0 +1,64 @@
+//! Where operations run and take their memory from.
+
+use crate::{
+    base::Result,
+    device::{Device, Pool, host},
+    tensor::{Arena, Buf, DType, Element, Shape},
+};
+
+/// A device, an arena for what a pass makes and drops, and one for what stays: parameters, gradients, optimizer
+/// state, KV pages. A dry one runs no kernel and has no memory, but takes and gives back as the real one does.
+#[derive(Clone)]
+pub struct Exec {
+    pub device: Device,
+    pub arena: Arena,
+    pub persistent: Arena,
+}
+
+impl Exec {
+    /// Memory on the host: `pass_bytes` for passes, `persistent_bytes` for what stays.
+    pub fn host(device: Device, pass_bytes: usize, persistent_bytes: usize) -> Result<Self> {
+        Ok(Self { device, arena: host::arena(pass_bytes)?, persistent: host::arena(persistent_bytes)? })
+    }
+
+    /// The same without memory, to find out how much both arenas need.
+    pub fn dry(device: Device) -> Self {
+        Self { device, arena: Arena::dry(), persistent: Arena::dry() }
+    }
+
+    pub fn is_dry(&self) -> bool {
+        self.arena.is_dry()
+    }
+
+    pub fn pool(&self) -> &Pool {
+        self.device.pool()
+    }
+
+    /// Takes a buffer for this pass. Its content is undefined until it is written.
+    pub fn take(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Buf> {
+        self.arena.take(shape, dtype)
+    }
+
+    /// Takes a buffer for this pass and fills it from host memory.
+    pub fn upload<T: Element>(&self, shape: impl Into<Shape>, from: &[T]) -> Result<Buf> {
+        let mut buf = self.arena.take(shape, T::DTYPE)?;
+        self.write(&mut buf, from);
+        Ok(buf)
+    }
+
+    /// Overwrites a buffer from host memory.
+    pub fn write<T: Element>(&self, buf: &mut Buf, from: &[T]) {
+        assert_eq!(buf.shape().count(), from.len(), "host data of another size");
+        if !self.is_dry() {
+            host::slice_mut(buf.view_mut()).copy_from_slice(from);
+        }
+    }
+
+    /// Copies a buffer to host memory; zeros in a dry run.
+    pub fn read<T: Element>(&self, buf: &Buf) -> Vec<T> {
+        if self.is_dry() {
+            return vec![T::zeroed(); buf.shape().count()];
+        }
+        host::slice(buf.view()).to_vec()
+    }
+}

@@ -1,0 +1,162 @@
+//! Root-mean-square norm, fused with the residual addition before it (Zhang and Sennrich 2019):
+//! x = sum + branch, y = x / sqrt(mean(x^2) + eps) * w. One pass over the row forward, one backward.
+
+use super::{
+    Exec, Float, Real, Write,
+    lanes::{each, each_numbered, rows_per_task, sum2},
+    with_float,
+};
+use crate::{
+    base::Result,
+    device::{Device, host},
+    tensor::{Tensor, TensorMut},
+};
+
+/// `branch`, when there is one, is added to `sum` and overwritten with the result, which `backward` needs as `x`.
+///
+/// Shapes: sum, branch, y `[N,C]`; w `[C]`; rstd `[N]` in the accumulator's type.
+pub fn forward(
+    exec: &Exec,
+    sum: Tensor,
+    branch: Option<TensorMut>,
+    w: Tensor,
+    eps: f64,
+    y: TensorMut,
+    rstd: TensorMut,
+) {
+    assert_eq!((y.shape(), w.count(), rstd.rows()), (sum.shape(), sum.row_count(), sum.rows()));
+    assert!(branch.as_ref().is_none_or(|branch| branch.shape() == sum.shape()));
+    if exec.is_dry() {
+        return;
+    }
+    with_float!(sum.dtype(), T => match &exec.device {
+        Device::Cpu(_) => forward_cpu::<T>(exec, sum, branch, w, eps, y, rstd),
+    });
+}
+
+/// Adds to (or replaces) `dx`, the gradient of x from downstream, the gradient through the norm, and `dw`.
+///
+/// Shapes: dy, x, dx `[N,C]`; w, dw `[C]`; rstd `[N]`.
+pub fn backward(
+    exec: &Exec,
+    dy: Tensor,
+    x: Tensor,
+    rstd: Tensor,
+    w: Tensor,
+    (dx, dx_write): (TensorMut, Write),
+    (dw, dw_write): (TensorMut, Write),
+) -> Result<()> {
+    assert_eq!((dy.shape(), dx.shape()), (x.shape(), x.shape()));
+    assert_eq!((w.count(), dw.shape().count(), rstd.rows()), (x.row_count(), x.row_count(), x.rows()));
+    let tasks = x.rows().div_ceil(rows_per_task(x.row_count()));
+    let mut partials = exec.take([tasks, x.row_count()], x.dtype().accumulator())?;
+    if exec.is_dry() {
+        return Ok(());
+    }
+    with_float!(x.dtype(), T => match &exec.device {
+        Device::Cpu(_) => {
+            backward_cpu::<T>(exec, dy, x, rstd, w, (dx, dx_write), (dw, dw_write), partials.view_mut());
+        }
+    });
+    Ok(())
+}
+
+fn forward_cpu<T: Float>(
+    exec: &Exec,
+    sum: Tensor,
+    branch: Option<TensorMut>,
+    w: Tensor,
+    eps: f64,
+    y: TensorMut,
+    rstd: TensorMut,
+) {
+    let c = sum.row_count();
+    let rows = rows_per_task(c);
+    let eps = T::Acc::from_f64(eps);
+    let w = host::slice::<T>(w);
+    let sums = host::slice::<T>(sum).chunks(rows * c);
+    let outputs =
+        host::slice_mut::<T>(y).chunks_mut(rows * c).zip(host::slice_mut::<T::Acc>(rstd).chunks_mut(rows));
+    match branch {
+        Some(branch) => {
+            let branches = host::slice_mut::<T>(branch).chunks_mut(rows * c);
+            each(exec.pool(), sums.zip(branches).zip(outputs), |((sum, branch), (y, rstd))| {
+                for (x, sum) in branch.chunks_exact_mut(c).zip(sum.chunks_exact(c)) {
+                    for (x, sum) in x.iter_mut().zip(sum) {
+                        *x = T::down(sum.up() + x.up());
+                    }
+                }
+                normalise(branch, w, eps, y, rstd);
+            });
+        }
+        None => each(exec.pool(), sums.zip(outputs), |(x, (y, rstd))| normalise(x, w, eps, y, rstd)),
+    }
+}
+
+fn normalise<T: Float>(x: &[T], w: &[T], eps: T::Acc, y: &mut [T], rstd: &mut [T::Acc]) {
+    let c = w.len();
+    for ((x, y), rstd) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)).zip(rstd) {
+        let mean_square = sum2(x, x, |a, b| a * b) / T::Acc::from_f64(c as f64);
+        *rstd = T::Acc::ONE / (mean_square + eps).sqrt();
+        for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+            *y = T::down(x.up() * *rstd * w.up());
+        }
+    }
+}
+
+fn backward_cpu<T: Float>(
+    exec: &Exec,
+    dy: Tensor,
+    x: Tensor,
+    rstd: Tensor,
+    w: Tensor,
+    (dx, dx_write): (TensorMut, Write),
+    (dw, dw_write): (TensorMut, Write),
+    partials: TensorMut,
+) {
+    let c = x.row_count();
+    let rows = rows_per_task(c);
+    let w = host::slice::<T>(w);
+    let partials = host::slice_mut::<T::Acc>(partials);
+    let inputs = host::slice::<T>(dy).chunks(rows * c).zip(host::slice::<T>(x).chunks(rows * c));
+    let inputs = inputs.zip(host::slice::<T::Acc>(rstd).chunks(rows));
+    let outputs = host::slice_mut::<T>(dx).chunks_mut(rows * c).zip(partials.chunks_exact_mut(c));
+    each(exec.pool(), inputs.zip(outputs), |(((dy, x), rstd), (dx, dw))| {
+        dw.fill(T::Acc::ZERO);
+        let rows = dy.chunks_exact(c).zip(x.chunks_exact(c)).zip(rstd).zip(dx.chunks_exact_mut(c));
+        for (((dy, x), rstd), dx) in rows {
+            backward_row::<T>(dy, x, *rstd, w, (dx, dx_write), dw);
+        }
+    });
+    let columns = rows_per_task(x.rows().div_ceil(rows));
+    each_numbered(exec.pool(), host::slice_mut::<T>(dw).chunks_mut(columns), |index, dw| {
+        for (column, dw) in dw.iter_mut().enumerate() {
+            let before = if dw_write == Write::Add { dw.up() } else { T::Acc::ZERO };
+            let sum: T::Acc = partials[index * columns + column..].iter().step_by(c).copied().sum();
+            *dw = T::down(before + sum);
+        }
+    });
+}
+
+/// With g = dy*w and n = x*rstd: dx = rstd*(g - n*mean(g*n)), dw = sum over rows of dy*n.
+fn backward_row<T: Float>(
+    dy: &[T],
+    x: &[T],
+    rstd: T::Acc,
+    w: &[T],
+    (dx, dx_write): (&mut [T], Write),
+    dw: &mut [T::Acc],
+) {
+    let mut product = T::Acc::ZERO;
+    // The row is in the first-level cache for the second loop.
+    for (((dy, x), w), dw) in dy.iter().zip(x).zip(w).zip(dw.iter_mut()) {
+        let normal = x.up() * rstd;
+        *dw += dy.up() * normal;
+        product += dy.up() * w.up() * normal;
+    }
+    let mean = product / T::Acc::from_f64(w.len() as f64);
+    for (((dy, x), w), dx) in dy.iter().zip(x).zip(w).zip(dx) {
+        let through = rstd * (dy.up() * w.up() - x.up() * rstd * mean);
+        *dx = T::down(if dx_write == Write::Add { dx.up() + through } else { through });
+    }
+}

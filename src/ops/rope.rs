@@ -1,0 +1,87 @@
+//! Rotary position embedding (Su et al. 2021) in the half-split layout of Hugging Face llama: channel i of a head
+//! is rotated with channel i + D/2. In place; backward is the rotation by the opposite angle.
+
+use super::{
+    Exec, Float,
+    lanes::{each, rows_per_task},
+    with_float,
+};
+use crate::{
+    device::{Device, host},
+    tensor::{Tensor, TensorMut},
+};
+
+/// Which way to turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Forward,
+    Backward,
+}
+
+/// Cosines and sines for positions `0..positions`: rows of D/2 cosines, then D/2 sines.
+pub fn table(positions: usize, head_dim: usize, theta: f64) -> Vec<f64> {
+    let half = head_dim / 2;
+    let frequency = |i: usize| theta.powf(-2.0 * i as f64 / head_dim as f64);
+    (0..positions)
+        .flat_map(|position| {
+            let angle = move |i| position as f64 * frequency(i);
+            (0..half).map(move |i| angle(i).cos()).chain((0..half).map(move |i| angle(i).sin()))
+        })
+        .collect()
+}
+
+/// Rotates the first `heads` heads of every row; the values behind queries and keys stay as they are.
+///
+/// Shapes: x `[N, heads_in_row*D]`; positions `[N]`; table `[P,D]` in the accumulator's type.
+///
+/// # Panics
+/// If a position lies past the table.
+pub fn rotate(
+    exec: &Exec,
+    x: TensorMut,
+    heads: usize,
+    positions: Tensor,
+    table: Tensor,
+    direction: Direction,
+) {
+    let head_dim = table.row_count();
+    assert!(positions.count() == x.rows() && heads * head_dim <= x.row_count());
+    if exec.is_dry() {
+        return;
+    }
+    with_float!(x.dtype(), T => match &exec.device {
+        Device::Cpu(_) => rotate_cpu::<T>(exec, x, heads, positions, table, direction),
+    });
+}
+
+fn rotate_cpu<T: Float>(
+    exec: &Exec,
+    x: TensorMut,
+    heads: usize,
+    positions: Tensor,
+    table: Tensor,
+    direction: Direction,
+) {
+    let (width, head_dim) = (x.row_count(), table.row_count());
+    let rows = rows_per_task(heads * head_dim);
+    let table = host::slice::<T::Acc>(table);
+    let positions = host::slice::<u32>(positions).chunks(rows);
+    each(exec.pool(), host::slice_mut::<T>(x).chunks_mut(rows * width).zip(positions), |(x, positions)| {
+        for (row, &position) in x.chunks_exact_mut(width).zip(positions) {
+            let (cos, sin) = table[position as usize * head_dim..][..head_dim].split_at(head_dim / 2);
+            for head in row[..heads * head_dim].chunks_exact_mut(head_dim) {
+                turn(head, cos, sin, direction);
+            }
+        }
+    });
+}
+
+fn turn<T: Float>(head: &mut [T], cos: &[T::Acc], sin: &[T::Acc], direction: Direction) {
+    let (low, high) = head.split_at_mut(cos.len());
+    for (((low, high), &cos), &sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+        let sin = if direction == Direction::Forward { sin } else { -sin };
+        let (a, b) = (low.up(), high.up());
+        *low = T::down(a * cos - b * sin);
+        *high = T::down(b * cos + a * sin);
+    }
+}
