@@ -73,7 +73,6 @@ CREATE TABLE snapshot_members (
     snapshot TEXT NOT NULL REFERENCES snapshots (id),
     position INTEGER NOT NULL,
     document TEXT NOT NULL REFERENCES documents (id),
-    held_out INTEGER NOT NULL CHECK (held_out IN (0, 1)),
     PRIMARY KEY (snapshot, position)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX snapshot_members_document ON snapshot_members (document);
@@ -90,8 +89,6 @@ CREATE TABLE shards (
     id            TEXT PRIMARY KEY,
     snapshot      TEXT NOT NULL REFERENCES snapshots (id),
     tokenizer     TEXT NOT NULL REFERENCES tokenizers (id),
-    documents     INTEGER NOT NULL,
-    tokens        INTEGER NOT NULL,
     created_at_ms INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX shards_inputs ON shards (snapshot, tokenizer);
@@ -186,7 +183,6 @@ CREATE TABLE objects (
     id            TEXT PRIMARY KEY,
     state         TEXT NOT NULL CHECK (state IN ('staged', 'kept')),
     job           TEXT REFERENCES jobs (id),
-    length_bytes  INTEGER NOT NULL,
     created_at_ms INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX objects_staged ON objects (job) WHERE state = 'staged';
@@ -209,9 +205,7 @@ CREATE TABLE tokens (
     role          TEXT NOT NULL,
     created_at_ms INTEGER NOT NULL,
     expires_at_ms INTEGER,
-    revoked_at_ms INTEGER,
-    version       INTEGER NOT NULL,
-    content       BLOB NOT NULL
+    revoked_at_ms INTEGER
 ) STRICT;
 
 CREATE TABLE answers (

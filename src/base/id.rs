@@ -14,7 +14,7 @@ const TEXT_LEN: usize = 26;
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $prefix:literal),* $(,)?) => {
         /// What an [`Id`] names.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[repr(u8)]
         pub enum IdKind { $($(#[$doc])* $kind),* }
 

@@ -1,6 +1,6 @@
 //! The one row that says whose database this is.
 
-use rusqlite::params;
+use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -23,6 +23,11 @@ struct Content {
 }
 
 const TABLE: &str = "install";
+
+/// Before any migration: the table itself may be missing.
+pub(super) fn is_there(connection: &Connection) -> bool {
+    connection.query_row("SELECT 1 FROM install", [], |_| Ok(())).is_ok()
+}
 
 impl Writes<'_> {
     pub(super) fn add_install(&self, id: Id, now_ms: u64) -> Result<()> {

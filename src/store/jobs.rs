@@ -89,13 +89,17 @@ impl Writes<'_> {
         Ok(())
     }
 
-    /// From the queue to work, on a run where there is one.
-    pub fn start_job(&self, id: Id, run: Option<Id>, now_ms: u64) -> Result<()> {
+    /// From the queue to work.
+    pub fn start_job(&self, id: Id, now_ms: u64) -> Result<()> {
         self.execute_one(
             &id,
-            "UPDATE jobs SET state = 'running', run = ?2, started_at_ms = ?3 WHERE id = ?1 AND state = 'queued'",
-            params![id, run, now_ms],
+            "UPDATE jobs SET state = 'running', started_at_ms = ?2 WHERE id = ?1 AND state = 'queued'",
+            params![id, now_ms],
         )
+    }
+
+    pub fn set_job_run(&self, id: Id, run: Id) -> Result<()> {
+        self.execute_one(&id, "UPDATE jobs SET run = ?2 WHERE id = ?1", params![id, run])
     }
 
     pub fn end_job(&self, id: Id, state: JobState, error: Option<&Error>, now_ms: u64) -> Result<()> {

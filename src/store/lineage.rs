@@ -88,6 +88,18 @@ impl Rows<'_> {
         Ok(steps)
     }
 
+    /// Whether anything of this identifier is on record.
+    pub fn is_known(&self, id: Id) -> Result<bool> {
+        let found = self.one(
+            "SELECT 1 AS known WHERE EXISTS (SELECT 1 FROM objects WHERE id = ?1)
+                                  OR EXISTS (SELECT 1 FROM runs WHERE id = ?1)
+                                  OR EXISTS (SELECT 1 FROM answers WHERE id = ?1)",
+            [id],
+            |row| get::<i64>(row, "known"),
+        )?;
+        Ok(found.is_some())
+    }
+
     fn edges_at(&self, node: Id, direction: Direction) -> Result<Vec<(Edge, u64)>> {
         let sql = match (direction, node.kind()) {
             (Direction::Down, IdKind::Document) => {

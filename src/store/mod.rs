@@ -41,7 +41,7 @@ pub use self::{
     people::{ApiToken, NewToken, User},
     quarantine::{NewQuarantined, Quarantined},
     runs::{NewRun, Run, RunState},
-    snapshots::{Member, NewSnapshot, Shard, Snapshot, TokenizerRow},
+    snapshots::{NewSnapshot, Shard, Snapshot, TokenizerRow},
 };
 use crate::{
     base::{Context, Error, Id, Result},
@@ -91,10 +91,10 @@ impl Store {
     /// # Errors
     /// If one is already there, or the directory cannot be written.
     pub fn create(path: &Path, install: Id, column_key: &Key, now_ms: u64) -> Result<Self> {
-        if path.exists() {
+        let store = Self::connect(path, column_key)?;
+        if store.read(|rows| rows.install())?.is_some() {
             return Err(Error::failed(format!("{} already exists", path.display())));
         }
-        let store = Self::connect(path, column_key)?;
         store.write(|rows| rows.add_install(install, now_ms))?;
         Ok(store)
     }
@@ -111,6 +111,11 @@ impl Store {
         let store = Self::connect(path, column_key)?;
         store.read(|rows| rows.prove_install(install))?;
         Ok(store)
+    }
+
+    /// Whether there is a database of some installation at `path`: one whose making was cut short is none.
+    pub fn is_made(path: &Path) -> bool {
+        path.exists() && open::connection(path).is_ok_and(|connection| install::is_there(&connection))
     }
 
     fn connect(path: &Path, column_key: &Key) -> Result<Self> {

@@ -26,7 +26,6 @@ pub struct StoredObject {
     pub id: Id,
     pub state: ObjectState,
     pub job: Option<Id>,
-    pub length_bytes: u64,
 }
 
 impl Rows<'_> {
@@ -48,17 +47,10 @@ impl Rows<'_> {
 }
 
 impl Writes<'_> {
-    pub fn add_object(
-        &self,
-        id: Id,
-        state: ObjectState,
-        job: Option<Id>,
-        length_bytes: u64,
-        now_ms: u64,
-    ) -> Result<()> {
+    pub fn add_object(&self, id: Id, state: ObjectState, job: Option<Id>, now_ms: u64) -> Result<()> {
         self.execute(
-            "INSERT INTO objects (id, state, job, length_bytes, created_at_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![id, state, job, length_bytes, now_ms],
+            "INSERT INTO objects (id, state, job, created_at_ms) VALUES (?1, ?2, ?3, ?4)",
+            params![id, state, job, now_ms],
         )?;
         Ok(())
     }
@@ -79,10 +71,5 @@ impl Writes<'_> {
 }
 
 fn object_row(row: &rusqlite::Row<'_>) -> Result<StoredObject> {
-    Ok(StoredObject {
-        id: get(row, "id")?,
-        state: get(row, "state")?,
-        job: get(row, "job")?,
-        length_bytes: get(row, "length_bytes")?,
-    })
+    Ok(StoredObject { id: get(row, "id")?, state: get(row, "state")?, job: get(row, "job")? })
 }

@@ -15,6 +15,8 @@ pub struct User {
     pub id: Id,
     pub name: String,
     pub role: String,
+    /// False once the user was shut out.
+    pub active: bool,
     pub created_at_ms: u64,
 }
 
@@ -27,8 +29,6 @@ pub struct ApiToken {
     pub created_at_ms: u64,
     pub expires_at_ms: Option<u64>,
     pub revoked_at_ms: Option<u64>,
-    /// What its maker calls it.
-    pub name: String,
 }
 
 /// A token to be recorded.
@@ -40,7 +40,6 @@ pub struct NewToken<'a> {
     pub role: &'a str,
     pub created_at_ms: u64,
     pub expires_at_ms: Option<u64>,
-    pub name: &'a str,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -51,7 +50,7 @@ struct Content {
 impl Rows<'_> {
     /// Oldest first.
     pub fn users(&self) -> Result<Vec<User>> {
-        self.all("SELECT * FROM users WHERE state = 'active' ORDER BY id", [], |row| self.user_row(row))
+        self.all("SELECT * FROM users ORDER BY id", [], |row| self.user_row(row))
     }
 
     pub fn user_named(&self, name: &str) -> Result<Option<User>> {
@@ -61,12 +60,12 @@ impl Rows<'_> {
 
     /// Oldest first, the revoked ones too.
     pub fn tokens(&self) -> Result<Vec<ApiToken>> {
-        self.all("SELECT * FROM tokens ORDER BY id", [], |row| self.token_row(row))
+        self.all("SELECT * FROM tokens ORDER BY id", [], token_row)
     }
 
     /// The token with this HMAC. The caller checks expiry and revocation.
     pub fn token_by_mac(&self, mac: &[u8; 32]) -> Result<Option<ApiToken>> {
-        self.one("SELECT * FROM tokens WHERE mac = ?1", [mac], |row| self.token_row(row))
+        self.one("SELECT * FROM tokens WHERE mac = ?1", [mac], token_row)
     }
 
     fn user_row(&self, row: &rusqlite::Row<'_>) -> Result<User> {
@@ -76,21 +75,8 @@ impl Rows<'_> {
             id,
             name: content.name,
             role: get(row, "role")?,
+            active: get::<String>(row, "state")? == "active",
             created_at_ms: get(row, "created_at_ms")?,
-        })
-    }
-
-    fn token_row(&self, row: &rusqlite::Row<'_>) -> Result<ApiToken> {
-        let id: Id = get(row, "id")?;
-        let content: Content = self.content_of("tokens", &id.to_string(), row)?;
-        Ok(ApiToken {
-            id,
-            user: get(row, "user")?,
-            role: get(row, "role")?,
-            created_at_ms: get(row, "created_at_ms")?,
-            expires_at_ms: get(row, "expires_at_ms")?,
-            revoked_at_ms: get(row, "revoked_at_ms")?,
-            name: content.name,
         })
     }
 }
@@ -118,13 +104,21 @@ impl Writes<'_> {
         Ok(())
     }
 
-    pub fn add_token(&self, new: &NewToken<'_>) -> Result<()> {
-        let place = Place { table: "tokens", row: &new.id.to_string(), version: 1 };
-        let sealed = self.seal_cell(&place, &Content { name: new.name.to_owned() })?;
+    /// Shuts a user out: the tokens made for them are revoked with them.
+    pub fn disable_user(&self, id: Id, now_ms: u64) -> Result<()> {
+        self.execute_one(&id, "UPDATE users SET state = 'disabled' WHERE id = ?1", [id])?;
         self.execute(
-            "INSERT INTO tokens (id, mac, user, role, created_at_ms, expires_at_ms, version, content)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7)",
-            params![new.id, new.mac, new.user, new.role, new.created_at_ms, new.expires_at_ms, sealed],
+            "UPDATE tokens SET revoked_at_ms = ?2 WHERE user = ?1 AND revoked_at_ms IS NULL",
+            params![id, now_ms],
+        )?;
+        Ok(())
+    }
+
+    pub fn add_token(&self, new: &NewToken<'_>) -> Result<()> {
+        self.execute(
+            "INSERT INTO tokens (id, mac, user, role, created_at_ms, expires_at_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![new.id, new.mac, new.user, new.role, new.created_at_ms, new.expires_at_ms],
         )?;
         Ok(())
     }
@@ -137,4 +131,15 @@ impl Writes<'_> {
             params![id, now_ms],
         )
     }
+}
+
+fn token_row(row: &rusqlite::Row<'_>) -> Result<ApiToken> {
+    Ok(ApiToken {
+        id: get(row, "id")?,
+        user: get(row, "user")?,
+        role: get(row, "role")?,
+        created_at_ms: get(row, "created_at_ms")?,
+        expires_at_ms: get(row, "expires_at_ms")?,
+        revoked_at_ms: get(row, "revoked_at_ms")?,
+    })
 }

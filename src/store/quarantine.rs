@@ -55,24 +55,30 @@ impl Rows<'_> {
     /// What is refused in one collection or in all, oldest first.
     pub fn quarantine(&self, collection: Option<i64>) -> Result<Vec<Quarantined>> {
         self.all(
-            "SELECT id, collection, reason_code, source_bytes, refused_at_ms, version, content FROM quarantine
-             WHERE ?1 IS NULL OR collection = ?1 ORDER BY id",
+            "SELECT * FROM quarantine WHERE ?1 IS NULL OR collection = ?1 ORDER BY id",
             [collection],
-            |row| {
-                let id: Id = get(row, "id")?;
-                let content: Content = self.content_of(TABLE, &id.to_string(), row)?;
-                Ok(Quarantined {
-                    id,
-                    collection: get(row, "collection")?,
-                    reason_code: get(row, "reason_code")?,
-                    source_bytes: get(row, "source_bytes")?,
-                    refused_at_ms: get(row, "refused_at_ms")?,
-                    name: content.name,
-                    format: content.format,
-                    reason: content.reason,
-                })
-            },
+            |row| self.quarantine_row(row),
         )
+    }
+
+    /// What one job refused.
+    pub fn quarantine_of_job(&self, job: Id) -> Result<Vec<Quarantined>> {
+        self.all("SELECT * FROM quarantine WHERE job = ?1 ORDER BY id", [job], |row| self.quarantine_row(row))
+    }
+
+    fn quarantine_row(&self, row: &rusqlite::Row<'_>) -> Result<Quarantined> {
+        let id: Id = get(row, "id")?;
+        let content: Content = self.content_of(TABLE, &id.to_string(), row)?;
+        Ok(Quarantined {
+            id,
+            collection: get(row, "collection")?,
+            reason_code: get(row, "reason_code")?,
+            source_bytes: get(row, "source_bytes")?,
+            refused_at_ms: get(row, "refused_at_ms")?,
+            name: content.name,
+            format: content.format,
+            reason: content.reason,
+        })
     }
 }
 

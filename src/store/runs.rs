@@ -82,6 +82,14 @@ impl Rows<'_> {
         })
     }
 
+    /// The facts of one kind, whoever stated them.
+    pub fn facts_of_kind(&self, kind: &str) -> Result<Vec<Value>> {
+        self.all("SELECT * FROM facts WHERE kind = ?1 ORDER BY owner", [kind], |row| {
+            let owner: Id = get(row, "owner")?;
+            self.content_of("facts", &format!("{owner}|{kind}"), row)
+        })
+    }
+
     fn run_row(&self, row: &rusqlite::Row<'_>) -> Result<Run> {
         let id: Id = get(row, "id")?;
         let content: Content = self.content_of(TABLE, &id.to_string(), row)?;

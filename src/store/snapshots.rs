@@ -30,13 +30,6 @@ pub struct Snapshot {
 /// A snapshot to be recorded.
 pub type NewSnapshot = Snapshot;
 
-/// A document version in a snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
-    pub document: Id,
-    pub held_out: bool,
-}
-
 /// A trained or imported tokenizer; `tokenizer.json` is a sealed object with the same identifier.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenizerRow {
@@ -55,8 +48,6 @@ pub struct Shard {
     pub id: Id,
     pub snapshot: Id,
     pub tokenizer: Id,
-    pub documents: u64,
-    pub tokens: u64,
     pub created_at_ms: u64,
 }
 
@@ -77,11 +68,11 @@ impl Rows<'_> {
     }
 
     /// In the snapshot's order.
-    pub fn snapshot_members(&self, snapshot: Id) -> Result<Vec<Member>> {
+    pub fn snapshot_members(&self, snapshot: Id) -> Result<Vec<Id>> {
         self.all(
-            "SELECT document, held_out FROM snapshot_members WHERE snapshot = ?1 ORDER BY position",
+            "SELECT document FROM snapshot_members WHERE snapshot = ?1 ORDER BY position",
             [snapshot],
-            |row| Ok(Member { document: get(row, "document")?, held_out: get(row, "held_out")? }),
+            |row| get(row, "document"),
         )
     }
 
@@ -108,14 +99,8 @@ impl Rows<'_> {
             "SELECT * FROM shards WHERE snapshot = ?1 AND tokenizer = ?2 ORDER BY id",
             [snapshot, tokenizer],
             |row| {
-                Ok(Shard {
-                    id: get(row, "id")?,
-                    snapshot,
-                    tokenizer,
-                    documents: get(row, "documents")?,
-                    tokens: get(row, "tokens")?,
-                    created_at_ms: get(row, "created_at_ms")?,
-                })
+                let created_at_ms = get(row, "created_at_ms")?;
+                Ok(Shard { id: get(row, "id")?, snapshot, tokenizer, created_at_ms })
             },
         )
     }
@@ -137,7 +122,7 @@ impl Rows<'_> {
 }
 
 impl Writes<'_> {
-    pub fn add_snapshot(&self, new: &NewSnapshot, members: &[Member]) -> Result<()> {
+    pub fn add_snapshot(&self, new: &NewSnapshot, members: &[Id]) -> Result<()> {
         let sealed =
             self.seal_cell(&Place { table: TABLE, row: &new.id.to_string(), version: 1 }, &new.spec)?;
         self.execute(
@@ -156,10 +141,10 @@ impl Writes<'_> {
                 sealed
             ],
         )?;
-        for (position, member) in members.iter().enumerate() {
+        for (position, document) in members.iter().enumerate() {
             self.execute(
-                "INSERT INTO snapshot_members (snapshot, position, document, held_out) VALUES (?1, ?2, ?3, ?4)",
-                params![new.id, position, member.document, member.held_out],
+                "INSERT INTO snapshot_members (snapshot, position, document) VALUES (?1, ?2, ?3)",
+                params![new.id, position, document],
             )?;
         }
         Ok(())
@@ -176,9 +161,8 @@ impl Writes<'_> {
 
     pub fn add_shard(&self, new: &Shard) -> Result<()> {
         self.execute(
-            "INSERT INTO shards (id, snapshot, tokenizer, documents, tokens, created_at_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![new.id, new.snapshot, new.tokenizer, new.documents, new.tokens, new.created_at_ms],
+            "INSERT INTO shards (id, snapshot, tokenizer, created_at_ms) VALUES (?1, ?2, ?3, ?4)",
+            params![new.id, new.snapshot, new.tokenizer, new.created_at_ms],
         )?;
         Ok(())
     }

@@ -67,9 +67,7 @@ impl Bench {
             created_at_ms: 3,
             spec: json!({"lower_case": false}),
         };
-        let members: Vec<Member> =
-            documents.iter().map(|&document| Member { document, held_out: false }).collect();
-        self.store.write(|rows| rows.add_snapshot(&snapshot, &members)).unwrap();
+        self.store.write(|rows| rows.add_snapshot(&snapshot, documents)).unwrap();
         assert_eq!(self.store.read(|rows| rows.snapshot(id)).unwrap(), Some(snapshot));
         id
     }
@@ -143,7 +141,7 @@ fn no_planted_word_lies_in_the_files() {
                 reason: planted,
             })?;
             rows.add_job(job, "data.ingest", "local:0", &json!({"path": planted}), 3)?;
-            rows.start_job(job, None, 4)?;
+            rows.start_job(job, 4)?;
             rows.end_job(job, JobState::Failed, Some(&Error::failed(planted)), 5)?;
             rows.set_fact(job, "seen", &json!(planted), 6)?;
             rows.add_model(&Model {
@@ -167,6 +165,7 @@ fn no_planted_word_lies_in_the_files() {
                 id: id(IdKind::User),
                 name: planted.to_owned(),
                 role: "user".to_owned(),
+                active: true,
                 created_at_ms: 3,
             })?;
             rows.add_token(&NewToken {
@@ -176,7 +175,6 @@ fn no_planted_word_lies_in_the_files() {
                 role: "user",
                 created_at_ms: 3,
                 expires_at_ms: None,
-                name: planted,
             })?;
             rows.add_answer(&NewAnswer {
                 id: answer,
@@ -349,8 +347,8 @@ fn jobs_move_forward_only() {
     let add = |job| bench.store.write(|rows| rows.add_job(job, "data.ingest", "local:0", &json!(1), 1));
     add(first).unwrap();
     add(second).unwrap();
-    bench.store.write(|rows| rows.start_job(first, None, 2)).unwrap();
-    assert!(bench.store.write(|rows| rows.start_job(first, None, 2)).is_err(), "started twice");
+    bench.store.write(|rows| rows.start_job(first, 2)).unwrap();
+    assert!(bench.store.write(|rows| rows.start_job(first, 2)).is_err(), "started twice");
     bench.store.write(|rows| rows.end_job(first, JobState::Done, None, 3)).unwrap();
     assert!(bench.store.write(|rows| rows.end_job(first, JobState::Failed, None, 4)).is_err());
     let cut_off = bench.store.write(|rows| rows.interrupt_jobs(5)).unwrap();
@@ -372,7 +370,6 @@ fn tokens_are_found_by_mac_and_stay_revoked() {
         role: "service",
         created_at_ms: 1,
         expires_at_ms: Some(99),
-        name: "intranet",
     };
     bench.store.write(|rows| rows.add_token(&new)).unwrap();
     assert!(bench.store.write(|rows| rows.add_token(&new)).is_err());
@@ -419,8 +416,8 @@ fn objects_are_staged_until_they_are_kept() {
         .store
         .write(|rows| {
             rows.add_job(job, "model.pretrain", "local:0", &json!({}), 1)?;
-            rows.add_object(kept, ObjectState::Staged, Some(job), 10, 1)?;
-            rows.add_object(staged, ObjectState::Staged, Some(job), 10, 1)?;
+            rows.add_object(kept, ObjectState::Staged, Some(job), 1)?;
+            rows.add_object(staged, ObjectState::Staged, Some(job), 1)?;
             rows.keep_object(kept)
         })
         .unwrap();

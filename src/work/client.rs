@@ -3,6 +3,11 @@
 
 use std::path::PathBuf;
 
+use serde_json::Value;
+
+use super::{admin, policy::Actor, request::Request, warden::Warden};
+use crate::base::{Monitor, Result};
+
 /// Which data directory, and what opens it.
 #[derive(Clone, Debug)]
 pub struct Site {
@@ -18,4 +23,14 @@ pub struct Site {
 pub enum Unsealer {
     KeyFile(PathBuf),
     PassphraseFile(PathBuf),
+}
+
+/// Asks the daemon, or does it here: the same question, the same answer.
+pub fn run(site: &Site, request: Request, monitor: &dyn Monitor) -> Result<Value> {
+    if let Some(daemon) = admin::connect(&site.data_dir)? {
+        return admin::ask(daemon, request, monitor);
+    }
+    let warden = Warden::open(site)?;
+    warden.notices().for_each(|notice| monitor.note(notice));
+    warden.execute(Actor::this_process(), request, monitor)
 }

@@ -1,6 +1,29 @@
-//! The warden and its jobs: what can be asked, who may ask it, and the processes that do it.
+//! The warden and its jobs: what can be asked, who may ask it, and the processes that do it. One process holds a
+//! data directory at a time; it alone opens the database, the keyring and the audit log, writes an intent before
+//! and an outcome after everything that it is asked, and gives each worker process leave for what its task needs.
 
 pub mod admin;
 pub mod client;
+mod documents;
+mod frame;
+mod host;
+mod init;
+mod jobs;
+mod lock;
+mod people;
 pub mod policy;
+mod port;
+mod protocol;
+mod reconcile;
 pub mod request;
+mod requests;
+mod warden;
+pub mod worker;
+
+#[cfg(test)]
+mod tests;
+
+pub use client::{Site, Unsealer};
+pub use policy::{Action, Actor, Caller, Role};
+pub use request::Request;
+pub use warden::{ServedModel, Warden};

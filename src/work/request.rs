@@ -125,6 +125,11 @@ pub struct Pretrain {
     pub name: String,
     /// None: the newest tokenizer of the collection, or one trained now.
     pub tokenizer: Option<Id>,
+    /// Of a tokenizer that is trained now; None lets the size of the corpus decide.
+    #[serde(default)]
+    pub vocab_size: Option<u32>,
+    #[serde(default)]
+    pub lower_case: bool,
     pub config: RunConfig,
 }
 
@@ -306,6 +311,8 @@ pub struct Lineage {
     pub id: Id,
     pub up: Vec<LineageEdge>,
     pub down: Vec<LineageEdge>,
+    /// What the identifiers above are called, where they are called something.
+    pub labels: BTreeMap<Id, String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -321,7 +328,6 @@ pub struct LineageEdge {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AuditReport {
     pub entries: u64,
-    pub checkpoints: u64,
     /// Merkle root over all entries, in hexadecimal.
     pub root: String,
 }

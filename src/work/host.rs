@@ -1,0 +1,340 @@
+//! The warden's side of a worker: start the process, grant it what its task needs and nothing else, write down
+//! what it made, and say clearly how it ended. A worker that crashes, is killed or speaks nonsense costs its job.
+
+use std::{
+    collections::HashSet,
+    io::Read,
+    os::unix::{
+        net::UnixStream,
+        process::{CommandExt, ExitStatusExt},
+    },
+    process::{Child, Command, ExitStatus, Stdio},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use super::{
+    documents, frame,
+    protocol::{Call, FromWorker, Reply, Task, ToWorker},
+    warden::Warden,
+};
+use crate::{
+    base::{Context, Error, Id, IdKind, Monitor, Result},
+    seal::{KEY_BYTES, WipedVec},
+    store::ObjectState,
+    vault::Depot,
+};
+
+/// How often the warden looks whether it should ask the worker to stop.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long a worker that was asked to stop may take to write its checkpoint.
+const STOP_WITHIN: Duration = Duration::from_secs(300);
+/// How long the rest of a message may take once it has begun.
+const MESSAGE_WITHIN: Duration = Duration::from_secs(60);
+/// How much of what a dying worker says is kept.
+const LAST_WORDS_BYTES: usize = 4096;
+
+/// What a task may touch. Whatever its job made itself, it may also read and delete.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Leave {
+    pub read: HashSet<Id>,
+    /// Documents whose token extents it may seal or open, without their text.
+    pub extents: HashSet<Id>,
+    pub create: &'static [IdKind],
+    /// Whether it may take in documents.
+    pub intake: bool,
+    /// Whose facts it states; none for a task that states nothing.
+    pub facts_of: Option<Id>,
+}
+
+/// Runs a task in a worker process to its end.
+pub(super) fn run(
+    warden: &Warden,
+    job: Id,
+    task: Task,
+    leave: Leave,
+    monitor: &dyn Monitor,
+) -> Result<Value> {
+    let (ours, theirs) = UnixStream::pair().context("making a worker's socket")?;
+    let mut worker = Worker::start(theirs)?;
+    let outcome = Host::new(warden, job, leave, monitor, ours).serve(task);
+    worker.end(outcome)
+}
+
+struct Worker {
+    child: Child,
+    last_words: Option<JoinHandle<Vec<u8>>>,
+}
+
+impl Worker {
+    fn start(socket: UnixStream) -> Result<Self> {
+        let mut child = Command::new("/proc/self/exe")
+            .arg("worker")
+            .env_clear()
+            .stdin(std::os::fd::OwnedFd::from(socket))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // Ctrl-C on the terminal is for the warden, which asks the worker to stop.
+            .process_group(0)
+            .spawn()
+            .context("starting a worker process")?;
+        let stderr = child.stderr.take();
+        let last_words = stderr.map(|stderr| std::thread::spawn(move || tail(stderr)));
+        Ok(Self { child, last_words })
+    }
+
+    /// Waits for the process and, where it did not report how it ended, finds out.
+    fn end(&mut self, outcome: Result<Option<Value>>) -> Result<Value> {
+        if !matches!(outcome, Ok(Some(_))) {
+            // It may hang, or still be at work for nobody.
+            let _ = self.child.kill();
+        }
+        let status = self.child.wait().context("waiting for a worker process")?;
+        match outcome? {
+            Some(value) => Ok(value),
+            None => Err(self.died(status)),
+        }
+    }
+
+    fn died(&mut self, status: ExitStatus) -> Error {
+        let words = self.last_words.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        let words = String::from_utf8_lossy(&words);
+        let error = match (status.signal(), words.trim()) {
+            (Some(9), _) => Error::failed("the worker process was killed").remedy(
+                "the system may have run out of memory; what was reported done is kept, run the command again",
+            ),
+            (Some(signal), _) => Error::failed(format!("the worker process crashed (signal {signal})")),
+            (None, "") => Error::failed("the worker process ended without a word"),
+            (None, words) => Error::failed(format!("the worker process crashed: {words}")),
+        };
+        error.remedy("what was reported done is kept, run the command again")
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // After `end` both say that there is nothing left to do.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The end of what a process said.
+fn tail(mut from: impl Read) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let mut bytes = [0; 1024];
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        kept.extend_from_slice(&bytes[..count]);
+        kept.drain(..kept.len().saturating_sub(LAST_WORDS_BYTES));
+    }
+    kept
+}
+
+/// One worker's socket, and what may be done over it.
+pub(super) struct Host<'a> {
+    warden: &'a Warden,
+    job: Id,
+    leave: Leave,
+    monitor: &'a dyn Monitor,
+    socket: UnixStream,
+    /// Reserved and not yet committed.
+    reserved: HashSet<Id>,
+    /// What this job committed.
+    own: HashSet<Id>,
+}
+
+impl<'a> Host<'a> {
+    pub(super) fn new(
+        warden: &'a Warden,
+        job: Id,
+        leave: Leave,
+        monitor: &'a dyn Monitor,
+        socket: UnixStream,
+    ) -> Self {
+        let own = warden.store.read(|rows| rows.staged_objects(job)).unwrap_or_default();
+        Self { warden, job, leave, monitor, socket, reserved: HashSet::new(), own: own.into_iter().collect() }
+    }
+
+    /// Serves the worker until it reports how it ended; None where it went away without.
+    pub(super) fn serve(mut self, task: Task) -> Result<Option<Value>> {
+        self.socket.set_read_timeout(Some(MESSAGE_WITHIN)).context("setting up a worker's socket")?;
+        let served = self.send(&ToWorker::Begin(Box::new(task))).and_then(|()| self.listen());
+        for &id in &self.reserved {
+            self.warden.vault.abandon(id)?;
+        }
+        served
+    }
+
+    fn listen(&mut self) -> Result<Option<Value>> {
+        let mut asked_to_stop: Option<Instant> = None;
+        loop {
+            if asked_to_stop.is_none() && self.monitor.stop_requested() {
+                asked_to_stop = Some(Instant::now());
+                // A worker that is just ending does not hear it, and need not.
+                let _ = self.send(&ToWorker::Stop);
+            }
+            if asked_to_stop.is_some_and(|asked| asked.elapsed() > STOP_WITHIN) {
+                return Err(Error::interrupted("the worker did not stop in time and was ended"));
+            }
+            if !readable(&self.socket, LOOK_EVERY)? {
+                continue;
+            }
+            let Some(frame) = frame::receive::<FromWorker>(&mut self.socket)? else { return Ok(None) };
+            match frame.message {
+                FromWorker::Progress(progress) => self.monitor.progress(&progress),
+                FromWorker::Note(text) => self.monitor.note(&text),
+                FromWorker::Text(piece) => self.monitor.text(&piece),
+                FromWorker::Finished(outcome) => return outcome.map(Some),
+                FromWorker::Call(call) => self.answer(call)?,
+            }
+        }
+    }
+
+    fn answer(&mut self, call: Call) -> Result<()> {
+        let mut secret = WipedVec::default();
+        let reply = self.perform(call, &mut secret);
+        let sent = frame::send_with_secret(&mut self.socket, &ToWorker::Reply(reply), &secret);
+        // A worker that died between its question and the answer is found out by the next read.
+        match sent {
+            Err(error) if !alive(&self.socket) => drop(error),
+            other => other?,
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, call: Call, secret: &mut WipedVec) -> Result<Reply> {
+        match call {
+            Call::Open(id) => {
+                self.may(self.leave.read.contains(&id) || self.own.contains(&id), "read", id)?;
+                *secret = self.warden.vault.grant(id)?.danger_to_wire()?;
+                Ok(Reply::Granted)
+            }
+            Call::ExtentKey(document) => {
+                self.may(self.leave.extents.contains(&document), "use the tokens of", document)?;
+                let key = self.warden.vault.extent_key(document)?;
+                let mut bytes = WipedVec::zeroed(KEY_BYTES);
+                key.danger_expose(|exposed| bytes.copy_from_slice(exposed));
+                *secret = bytes;
+                Ok(Reply::Granted)
+            }
+            Call::Create { kind, length_bytes } => {
+                if !self.leave.create.contains(&kind) {
+                    return Err(Error::denied(format!("this work may not make objects of kind {kind:?}")));
+                }
+                let grant = self.warden.vault.reserve(kind, length_bytes)?;
+                self.reserved.insert(grant.id());
+                *secret = grant.danger_to_wire()?;
+                Ok(Reply::Granted)
+            }
+            Call::Commit(ids) => {
+                self.adopt(&ids)?;
+                let rows = self.warden.store.write(|rows| {
+                    let now = self.warden.now_ms();
+                    ids.iter()
+                        .try_for_each(|&id| rows.add_object(id, ObjectState::Staged, Some(self.job), now))
+                });
+                self.or_take_back(rows, &ids)?;
+                self.own.extend(ids);
+                Ok(Reply::Done)
+            }
+            Call::Delete(id) => {
+                self.may(self.own.contains(&id) || self.leave.read.contains(&id), "delete", id)?;
+                self.may(id.kind() == IdKind::Checkpoint || self.own.contains(&id), "delete", id)?;
+                self.warden.store.write(|rows| rows.remove_object(id))?;
+                self.warden.vault.delete(id)?;
+                self.own.remove(&id);
+                Ok(Reply::Done)
+            }
+            Call::Record { kind, fact } => self.record(&kind, &fact).map(|()| Reply::Done),
+            Call::Offer(offered) => {
+                self.may_take_in()?;
+                documents::offer(self.warden, &offered).map(Reply::Offered)
+            }
+            Call::Admit(taken) => {
+                self.may_take_in()?;
+                let ids: Vec<Id> = taken.iter().map(|taken| taken.object).collect();
+                self.adopt(&ids)?;
+                let rows = documents::admit(self.warden, self.job, &taken);
+                self.or_take_back(rows, &ids)?;
+                Ok(Reply::Done)
+            }
+            Call::Quarantine(refusals) => {
+                self.may_take_in()?;
+                documents::quarantine(self.warden, self.job, &refusals).map(|()| Reply::Done)
+            }
+        }
+    }
+
+    /// Takes written objects into the vault.
+    fn adopt(&mut self, ids: &[Id]) -> Result<()> {
+        for &id in ids {
+            self.may(self.reserved.contains(&id), "commit", id)?;
+        }
+        self.warden.vault.adopt_all(ids)?;
+        ids.iter().for_each(|id| {
+            self.reserved.remove(id);
+        });
+        Ok(())
+    }
+
+    /// Objects whose rows could not be written are of no use: they go, and the reason stays.
+    fn or_take_back(&self, rows: Result<()>, ids: &[Id]) -> Result<()> {
+        if rows.is_err() {
+            self.warden.vault.delete_all(ids)?;
+        }
+        rows
+    }
+
+    /// A fact that must outlive the worker. The objects that it names are kept from now on.
+    fn record(&self, kind: &str, fact: &Value) -> Result<()> {
+        let owner = self.leave.facts_of.ok_or_else(|| Error::denied("this work states no facts"))?;
+        let named = ids_in(fact);
+        self.warden.store.write(|rows| {
+            rows.set_fact(owner, kind, fact, self.warden.now_ms())?;
+            named.iter().filter(|id| self.own.contains(id)).try_for_each(|&id| rows.keep_object(id))
+        })
+    }
+
+    fn may(&self, granted: bool, doing: &str, id: Id) -> Result<()> {
+        if granted { Ok(()) } else { Err(Error::denied(format!("this work may not {doing} {id}"))) }
+    }
+
+    fn may_take_in(&self) -> Result<()> {
+        if self.leave.intake { Ok(()) } else { Err(Error::denied("this work may not take in documents")) }
+    }
+
+    fn send(&mut self, message: &ToWorker) -> Result<()> {
+        frame::send(&mut self.socket, message)
+    }
+}
+
+/// Every identifier that stands anywhere in a JSON value.
+pub(super) fn ids_in(value: &Value) -> Vec<Id> {
+    match value {
+        Value::String(text) => text.parse().into_iter().collect(),
+        Value::Array(items) => items.iter().flat_map(ids_in).collect(),
+        Value::Object(fields) => fields.values().flat_map(ids_in).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Whether something can be read, the end of the stream included, within `wait`.
+fn readable(socket: &UnixStream, wait: Duration) -> Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
+    match poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&timeout)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(std::io::Error::from(error)).context("waiting for a worker"),
+    }
+}
+
+/// Whether the other side still has the socket open.
+fn alive(socket: &UnixStream) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut polled = [PollFd::new(socket, PollFlags::empty())];
+    let asked = poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    asked.is_ok() && !polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+}

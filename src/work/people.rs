@@ -1,0 +1,139 @@
+//! API tokens: `clst_<role letters>_<secret><checksum>`. The checksum tells a mistyped token from a wrong one
+//! before any key is touched; the database holds the HMAC alone, so that whoever reads it can ask nothing.
+
+use super::{
+    policy::{Caller, Role},
+    warden::Warden,
+};
+use crate::{
+    base::{Error, Id, Result},
+    seal::{self, random_bytes},
+};
+
+const PREFIX: &str = "clst";
+/// 160 random bits.
+const SECRET_BYTES: usize = 20;
+const SECRET_LETTERS: usize = SECRET_BYTES * 8 / 5;
+const CHECK_LETTERS: usize = 6;
+/// Crockford's base 32 in lower case: survives being read aloud.
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+/// A fresh token for a role.
+pub(super) fn new_token(role: Role) -> Result<String> {
+    let mut random = random_bytes::<SECRET_BYTES>()?;
+    let body = format!("{PREFIX}_{}_{}", kind(role), letters(&random));
+    seal::wipe(&mut random);
+    let check = checksum(&body);
+    Ok(format!("{body}{check}"))
+}
+
+/// The word in a token that tells people what it is.
+fn kind(role: Role) -> String {
+    role.as_str().replace('_', "")
+}
+
+fn checksum(body: &str) -> String {
+    letters(&seal::sha256(body.as_bytes()))[..CHECK_LETTERS].to_owned()
+}
+
+/// Five bits a letter; a rest of fewer than five is left out.
+fn letters(bytes: &[u8]) -> String {
+    let bit = |at: usize| usize::from(bytes[at / 8] >> (7 - at % 8) & 1);
+    let letter = |first: usize| ALPHABET[(first..first + 5).fold(0, |value, at| value << 1 | bit(at))];
+    (0..bytes.len() * 8 / 5).map(|number| char::from(letter(5 * number))).collect()
+}
+
+/// Whether a text can be one of our tokens at all.
+fn is_well_formed(token: &str) -> bool {
+    let Some((head, secret)) = token.rsplit_once('_') else { return false };
+    let lengths = secret.len() == SECRET_LETTERS + CHECK_LETTERS && secret.is_ascii();
+    let known = Role::ALL.iter().any(|role| head == format!("{PREFIX}_{}", kind(*role)));
+    lengths && known && {
+        let (body, check) = token.split_at(token.len() - CHECK_LETTERS);
+        checksum(body) == check
+    }
+}
+
+impl Warden {
+    pub(super) fn token_mac(&self, token: &str) -> [u8; 32] {
+        seal::hmac(&self.tokens_key, token.as_bytes())
+    }
+
+    /// Who stands behind a bearer token. It is looked up by its HMAC, so no comparison of secrets takes time
+    /// that tells anything.
+    ///
+    /// # Errors
+    /// `Denied`, in the same words whatever is wrong with it, except that an expired one is called so.
+    pub fn authenticate(&self, bearer: &str) -> Result<Caller> {
+        let refused = || {
+            Error::denied("the API token is not valid")
+                .remedy("check that it was copied whole; `cloister token new` makes another")
+        };
+        if !is_well_formed(bearer) {
+            return Err(refused());
+        }
+        let mac = self.token_mac(bearer);
+        let token = self.store.read(|rows| rows.token_by_mac(&mac))?.ok_or_else(refused)?;
+        if token.revoked_at_ms.is_some() {
+            return Err(refused());
+        }
+        if token.expires_at_ms.is_some_and(|expires| expires <= self.now_ms()) {
+            return Err(
+                Error::denied("the API token has expired").remedy("`cloister token new` makes another")
+            );
+        }
+        Ok(Caller { token: token.id, user: token.user, role: Role::parse(&token.role)? })
+    }
+
+    /// Makes a token and records it.
+    pub(super) fn issue_token(
+        &self,
+        role: Role,
+        user: Option<Id>,
+        expires_at_ms: Option<u64>,
+    ) -> Result<(Id, String)> {
+        let id = seal::new_id(crate::base::IdKind::Token)?;
+        let token = new_token(role)?;
+        self.store.write(|rows| {
+            rows.add_token(&crate::store::NewToken {
+                id,
+                mac: self.token_mac(&token),
+                user,
+                role: role.as_str(),
+                created_at_ms: self.now_ms(),
+                expires_at_ms,
+            })
+        })?;
+        Ok((id, token))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_says_what_it_is_and_survives_no_change() {
+        for &role in Role::ALL {
+            let token = new_token(role).unwrap();
+            assert!(token.starts_with(&format!("clst_{}_", kind(role))), "{token}");
+            assert!(is_well_formed(&token));
+            for at in 0..token.len() {
+                let mut changed = token.clone().into_bytes();
+                changed[at] = if changed[at] == b'7' { b'8' } else { b'7' };
+                assert!(!is_well_formed(std::str::from_utf8(&changed).unwrap()), "changed at {at}");
+                assert!(!is_well_formed(&token[..at]), "cut at {at}");
+            }
+        }
+        assert_ne!(new_token(Role::User).unwrap(), new_token(Role::User).unwrap());
+        for text in ["", "clst", "clst__", "clst_user_", "sk-abcdef", "ü_ü_ü", &"_".repeat(60)] {
+            assert!(!is_well_formed(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn letters_are_crockfords() {
+        // 0xF8 0x3E: 11111 00000 11111 0, by hand.
+        assert_eq!(letters(&[0xF8, 0x3E]), "z0z");
+    }
+}

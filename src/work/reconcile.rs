@@ -1,0 +1,47 @@
+//! What the warden puts in order when it opens a data directory: whatever an earlier process had reported done
+//! stays, whatever it had only begun goes, and what was interrupted is called so.
+
+use std::collections::HashSet;
+
+use super::{host::ids_in, warden::Warden};
+use crate::base::{Id, IdKind, Result};
+
+/// Returns what the administrator should hear.
+pub(super) fn run(warden: &Warden) -> Result<Vec<String>> {
+    let now = warden.now_ms();
+    let interrupted = warden.store.write(|rows| {
+        rows.interrupt_runs(now)?;
+        rows.fail_pending_answers(now)?;
+        rows.remove_staged_objects()?;
+        rows.interrupt_jobs(now)
+    })?;
+    drop_stray_checkpoints(warden)?;
+    let kept = warden.store.read(|rows| rows.kept_objects())?;
+    let held: HashSet<Id> = warden.vault.objects().into_iter().collect();
+    let half_done: Vec<Id> = held.difference(&kept).copied().collect();
+    if !half_done.is_empty() {
+        warden.vault.delete_all(&half_done)?;
+    }
+    let mut notices = Vec::new();
+    for job in interrupted {
+        notices.push(format!("job {job} was cut off; what it had reported done is kept"));
+    }
+    let lost = kept.difference(&held).count();
+    if lost > 0 {
+        notices.push(format!(
+            "{lost} objects that the database lists have no key: the keyring may be older than the database; \
+             `cloister data verify` names them"
+        ));
+    }
+    Ok(notices)
+}
+
+/// A checkpoint is kept as long as a fact of its run names it.
+fn drop_stray_checkpoints(warden: &Warden) -> Result<()> {
+    warden.store.write(|rows| {
+        let named: HashSet<Id> = rows.facts_of_kind("checkpoints")?.iter().flat_map(ids_in).collect();
+        let kept = rows.kept_objects()?;
+        let stray = kept.iter().filter(|id| id.kind() == IdKind::Checkpoint && !named.contains(id));
+        stray.copied().try_for_each(|id| rows.remove_object(id))
+    })
+}

@@ -1,0 +1,149 @@
+//! Documents: taking them in, looking at what is there and what was refused, and proving that all of it is what
+//! it was.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::Performed;
+use crate::{
+    base::{Error, Id, IdKind, Monitor, Result},
+    corpus::{IngestReport, IngestSpec},
+    store::{Quarantined, Rows},
+    work::{
+        host::Leave,
+        jobs,
+        policy::Actor,
+        protocol::Task,
+        request::{DocumentRow, Ingested, QuarantineRow, Request, Verified},
+        warden::Warden,
+    },
+};
+
+pub(super) fn ingest(
+    warden: &Warden,
+    actor: &Actor,
+    request: &Request,
+    monitor: &dyn Monitor,
+) -> Result<Performed> {
+    let Request::DataIngest { paths, collection, subjects, licence } = request else {
+        return Err(Error::failed("this is no ingest"));
+    };
+    let spec = IngestSpec {
+        paths: paths.clone(),
+        collection: collection.clone(),
+        subjects: subjects.clone(),
+        licence: licence.clone(),
+        threads: warden.threads.unwrap_or(0),
+        ..IngestSpec::default()
+    };
+    jobs::run(warden, actor, request, monitor, |job| {
+        let leave = Leave { create: &[IdKind::Document], intake: true, ..Leave::default() };
+        let report: IngestReport = job.stage(Task::Ingest(spec), leave)?;
+        let refused = warden.store.read(|rows| {
+            let names = collection_names(rows)?;
+            let refused = rows.quarantine_of_job(job.id)?;
+            Ok(refused.into_iter().map(|row| quarantine_row(row, &names)).collect::<Vec<_>>())
+        })?;
+        let ingested = Ingested {
+            job: Some(job.id),
+            new: report.new,
+            new_versions: report.new_versions,
+            unchanged: report.unchanged,
+            text_bytes: report.text_bytes,
+            formats: report.by_format.iter().map(|(format, &count)| (format.to_string(), count)).collect(),
+            refused,
+        };
+        let taken = report.new + report.new_versions;
+        Ok(Performed::new(&ingested)?
+            .made(job.id)
+            .detail("taken", taken)
+            .detail("unchanged", report.unchanged)
+            .detail("refused", report.refused)
+            .detail("vault_epoch", warden.vault.root().epoch))
+    })
+}
+
+pub(super) fn list(warden: &Warden, collection: Option<&str>) -> Result<Performed> {
+    let rows: Vec<DocumentRow> = warden.store.read(|rows| {
+        let names = collection_names(rows)?;
+        let number = collection.map(|name| number_of(rows, name)).transpose()?;
+        let documents = rows.documents(number)?;
+        Ok(documents
+            .into_iter()
+            .map(|document| DocumentRow {
+                id: document.id,
+                name: document.name,
+                collection: names.get(&document.collection).cloned().unwrap_or_default(),
+                format: document.format,
+                bytes: document.source_bytes,
+                state: document.state.to_string(),
+                reason: None,
+                subjects: document.subjects,
+                licence: document.licence,
+                ingested_at_ms: document.ingested_at_ms,
+            })
+            .collect())
+    })?;
+    Performed::new(&rows)
+}
+
+pub(super) fn quarantine(warden: &Warden, collection: Option<&str>) -> Result<Performed> {
+    let rows: Vec<QuarantineRow> = warden.store.read(|rows| {
+        let names = collection_names(rows)?;
+        let number = collection.map(|name| number_of(rows, name)).transpose()?;
+        Ok(rows.quarantine(number)?.into_iter().map(|row| quarantine_row(row, &names)).collect())
+    })?;
+    Performed::new(&rows)
+}
+
+/// Every object against the keyring, and the keyring against the database.
+pub(super) fn verify(warden: &Warden, monitor: &dyn Monitor) -> Result<Performed> {
+    let report = warden.vault.verify(None, monitor)?.into_result()?;
+    let kept = warden.store.read(|rows| rows.kept_objects())?;
+    let mut lost: Vec<Id> = kept.into_iter().filter(|&id| !warden.vault.contains(id)).collect();
+    lost.sort_unstable();
+    if let Some(first) = lost.first() {
+        return Err(Error::integrity(format!(
+            "{} objects that the database lists have no key, {first} for one: the keyring is older than the \
+             database, or was damaged",
+            lost.len()
+        ))
+        .remedy("restore the whole data directory from one backup"));
+    }
+    Ok(Performed::new(&Verified { objects: report.root.objects, bytes: report.bytes })?
+        .detail("vault_epoch", report.root.epoch)
+        .detail("vault_root", super::hex(&report.root.hash)))
+}
+
+/// Names by number.
+pub(super) fn collection_names(rows: &Rows<'_>) -> Result<HashMap<i64, String>> {
+    Ok(rows.collections()?.into_iter().map(|collection| (collection.number, collection.name)).collect())
+}
+
+/// # Errors
+/// `NotFound`, naming the collections that there are.
+pub(super) fn number_of(rows: &Rows<'_>, name: &str) -> Result<i64> {
+    if let Some(number) = rows.collection_number(name)? {
+        return Ok(number);
+    }
+    let known: BTreeMap<String, ()> =
+        rows.collections()?.into_iter().map(|collection| (collection.name, ())).collect();
+    let error = Error::not_found(format!("there is no collection '{name}'"));
+    Err(if known.is_empty() {
+        error.remedy("nothing was ingested yet: `cloister data ingest PATH --collection NAME`")
+    } else {
+        let names: Vec<String> = known.into_keys().collect();
+        error.remedy(format!("the collections are {}", names.join(", ")))
+    })
+}
+
+fn quarantine_row(row: Quarantined, names: &HashMap<i64, String>) -> QuarantineRow {
+    QuarantineRow {
+        id: row.id,
+        name: row.name,
+        collection: names.get(&row.collection).cloned().unwrap_or_default(),
+        format: row.format,
+        bytes: row.source_bytes,
+        state: "quarantined".to_owned(),
+        reason: row.reason,
+    }
+}

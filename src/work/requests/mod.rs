@@ -1,0 +1,88 @@
+//! What each request does: one file for each family of commands. The warden has authorised it and written its
+//! intent before it comes here.
+
+mod data;
+mod models;
+mod people;
+mod prepare;
+mod records;
+mod runs;
+mod tokenizers;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{policy::Actor, request::Request, warden::Warden};
+use crate::base::{Context, Error, Id, Monitor, Result};
+
+/// The answer, and what the audit log says of it.
+pub(super) struct Performed {
+    pub answer: Value,
+    /// What was made, where that is one thing.
+    pub object: Option<Id>,
+    /// Without names or text.
+    pub detail: Vec<(&'static str, Value)>,
+}
+
+impl Performed {
+    fn new<T: Serialize>(answer: &T) -> Result<Self> {
+        let answer = serde_json::to_value(answer).context("writing an answer")?;
+        Ok(Self { answer, object: None, detail: Vec::new() })
+    }
+
+    fn made(mut self, object: Id) -> Self {
+        self.object = Some(object);
+        self
+    }
+
+    fn detail(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.detail.push((name, value.into()));
+        self
+    }
+}
+
+pub(super) fn perform(
+    warden: &Warden,
+    actor: &Actor,
+    request: Request,
+    monitor: &dyn Monitor,
+) -> Result<Performed> {
+    match &request {
+        Request::Status => records::status(warden),
+        Request::DataIngest { .. } => data::ingest(warden, actor, &request, monitor),
+        Request::DataLs { collection } => data::list(warden, collection.as_deref()),
+        Request::DataQuarantine { collection } => data::quarantine(warden, collection.as_deref()),
+        Request::DataVerify => data::verify(warden, monitor),
+        Request::TokenizerTrain { .. } => tokenizers::train(warden, actor, &request, monitor),
+        Request::TokenizerShow { tokenizer } => tokenizers::show(warden, *tokenizer),
+        Request::ModelLs => models::list(warden),
+        Request::ModelShow { model } => models::show(warden, model),
+        Request::ModelPretrain(_)
+        | Request::ModelPlan(_)
+        | Request::ModelResume { .. }
+        | Request::ModelImport { .. }
+        | Request::ModelGenerate(_)
+        | Request::ModelChat(_) => Err(Error::unavailable("this build has no compute stages yet")),
+        Request::LineageShow { id } => records::lineage(warden, *id),
+        Request::AuditVerify => records::audit_verify(warden),
+        Request::AuditLs { from, limit } => records::audit_list(warden, *from, *limit),
+        Request::AuditCheckpoint => records::audit_checkpoint(warden),
+        Request::UserAdd { name, role } => people::add_user(warden, name, role),
+        Request::UserLs => people::users(warden),
+        Request::UserDisable { name } => people::disable_user(warden, name),
+        Request::TokenNew { role, user, days } => people::new_token(warden, role, user.as_deref(), *days),
+        Request::TokenLs => people::tokens(warden),
+        Request::TokenRevoke { token } => people::revoke_token(warden, *token),
+        Request::FeedbackLs { state } => records::feedback(warden, state.as_deref()),
+        Request::FeedbackReview { feedback, accept } => {
+            records::review_feedback(warden, actor, *feedback, *accept)
+        }
+        Request::JobLs => records::jobs(warden),
+        Request::JobShow { job } => records::job(warden, *job),
+        Request::JobCancel { job } => records::cancel_job(warden, *job),
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

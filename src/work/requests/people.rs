@@ -1,0 +1,118 @@
+//! Users and API tokens.
+
+use std::collections::HashMap;
+
+use super::Performed;
+use crate::{
+    base::{Error, Id, IdKind, Result},
+    seal::new_id,
+    store::User,
+    work::{
+        policy::Role,
+        request::{NewToken, TokenRow, UserRow},
+        warden::Warden,
+    },
+};
+
+const MS_PER_DAY: u64 = 24 * 60 * 60 * 1000;
+/// A name is a word for people, not a document.
+const NAME_BYTES_MAX: usize = 200;
+
+pub(super) fn add_user(warden: &Warden, name: &str, role: &str) -> Result<Performed> {
+    if name.trim().is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(Error::usage("a user's name is 1 to 200 bytes of printable text"));
+    }
+    let user = User {
+        id: new_id(IdKind::User)?,
+        name: name.to_owned(),
+        role: Role::parse(role)?.as_str().to_owned(),
+        active: true,
+        created_at_ms: warden.now_ms(),
+    };
+    warden.store.write(|rows| rows.add_user(&user))?;
+    let id = user.id;
+    Ok(Performed::new(&user_row(user))?.made(id))
+}
+
+pub(super) fn users(warden: &Warden) -> Result<Performed> {
+    let users = warden.store.read(|rows| rows.users())?;
+    Performed::new(&users.into_iter().map(user_row).collect::<Vec<_>>())
+}
+
+pub(super) fn disable_user(warden: &Warden, name: &str) -> Result<Performed> {
+    let user = warden.store.write(|rows| {
+        let user = rows.user_named(name)?.ok_or_else(|| no_user(name))?;
+        rows.disable_user(user.id, warden.now_ms())?;
+        Ok(User { active: false, ..user })
+    })?;
+    let id = user.id;
+    Ok(Performed::new(&user_row(user))?.made(id))
+}
+
+pub(super) fn new_token(
+    warden: &Warden,
+    role: &str,
+    user: Option<&str>,
+    days: Option<u32>,
+) -> Result<Performed> {
+    let role = Role::parse(role)?;
+    let user = user.map(|name| {
+        let found = warden.store.read(|rows| rows.user_named(name))?.ok_or_else(|| no_user(name))?;
+        if !found.active {
+            return Err(Error::usage(format!("user '{name}' is disabled")));
+        }
+        if found.role != role.as_str() {
+            return Err(Error::denied(format!("user '{name}' has the role {}, not {role}", found.role)));
+        }
+        Ok(found.id)
+    });
+    let expires_at_ms = days.map(|days| warden.now_ms() + u64::from(days) * MS_PER_DAY);
+    let (id, token) = warden.issue_token(role, user.transpose()?, expires_at_ms)?;
+    let answer = NewToken { id, token, role: role.to_string(), expires_at_ms };
+    Ok(Performed::new(&answer)?.made(id).detail("role", role.as_str()))
+}
+
+pub(super) fn tokens(warden: &Warden) -> Result<Performed> {
+    Performed::new(&token_rows(warden)?)
+}
+
+pub(super) fn revoke_token(warden: &Warden, token: Id) -> Result<Performed> {
+    warden.store.write(|rows| rows.revoke_token(token, warden.now_ms()))?;
+    let row = token_rows(warden)?.into_iter().find(|row| row.id == token);
+    Performed::new(&row.ok_or_else(|| Error::not_found(format!("there is no token {token}")))?)
+}
+
+fn token_rows(warden: &Warden) -> Result<Vec<TokenRow>> {
+    let now = warden.now_ms();
+    warden.store.read(|rows| {
+        let names: HashMap<Id, String> = rows.users()?.into_iter().map(|user| (user.id, user.name)).collect();
+        let rows = rows.tokens()?.into_iter().map(|token| TokenRow {
+            id: token.id,
+            role: token.role,
+            user: token.user.and_then(|user| names.get(&user).cloned()),
+            state: match (token.revoked_at_ms, token.expires_at_ms) {
+                (Some(_), _) => "revoked",
+                (None, Some(expires)) if expires <= now => "expired",
+                _ => "active",
+            }
+            .to_owned(),
+            created_at_ms: token.created_at_ms,
+            expires_at_ms: token.expires_at_ms,
+        });
+        Ok(rows.collect())
+    })
+}
+
+fn user_row(user: User) -> UserRow {
+    UserRow {
+        id: user.id,
+        name: user.name,
+        role: user.role,
+        state: if user.active { "active" } else { "disabled" }.to_owned(),
+        created_at_ms: user.created_at_ms,
+    }
+}
+
+fn no_user(name: &str) -> Error {
+    Error::not_found(format!("there is no user '{name}'")).remedy("`cloister user ls` shows them")
+}

@@ -1,0 +1,248 @@
+//! The warden: the one process that holds a data directory. It opens lock, vault, database and audit log
+//! together, and does what it is asked between a durable intent and a durable outcome.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::Value;
+
+use super::{
+    client::Site,
+    jobs::Jobs,
+    lock::{self, Attempt, Lock},
+    policy::{Action, Actor},
+    reconcile,
+    request::Request,
+    requests,
+};
+use crate::{
+    auditlog::{AuditLog, Entry, Outcome},
+    base::{Error, ErrorKind, Id, Monitor, Result},
+    seal::{Key, Signer},
+    store::Store,
+    vault::{Depot, Purpose, Vault},
+};
+
+/// Where `quickstart` puts its key, in the data directory.
+const TRIAL_KEY: &str = "trial-root.key";
+
+/// An open installation.
+pub struct Warden {
+    pub(super) data_dir: PathBuf,
+    pub(super) vault: Vault,
+    pub(super) store: Store,
+    pub(super) log: AuditLog,
+    pub(super) jobs: Jobs,
+    /// Threads that compute; None takes every core.
+    pub(super) threads: Option<usize>,
+    /// For the HMACs of API tokens.
+    pub(super) tokens_key: Key,
+    signer: Signer,
+    /// What opening it found out of order.
+    pub(super) notices: Vec<String>,
+    /// Let go of last.
+    _lock: Lock,
+}
+
+/// A model that can be asked over the API.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServedModel {
+    pub name: String,
+    pub model: Id,
+    pub tokenizer: Id,
+    pub run: Option<Id>,
+    pub snapshot: Option<Id>,
+    /// Merkle root of the snapshot, in hexadecimal.
+    pub dataset_root: Option<String>,
+    pub created_ms: u64,
+    pub chat_template: Option<String>,
+}
+
+impl Warden {
+    /// Becomes the warden of a data directory.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none, `Unavailable` where another process holds it, `Sealed` where the secret
+    /// does not open it, `Integrity` where its parts do not belong together.
+    pub fn open(site: &Site) -> Result<Self> {
+        let data_dir = &site.data_dir;
+        if !Vault::exists(data_dir) {
+            return Err(Error::not_found(format!("there is no installation in {}", data_dir.display()))
+                .remedy("make one with `cloister init`, or name the right place with --data-dir"));
+        }
+        let lock = hold(data_dir)?;
+        let root = Vault::unseal(data_dir, site.unsealer.as_ref().map(Into::into).as_ref())?;
+        Self::assemble(site, lock, Vault::open(data_dir, root)?)
+    }
+
+    /// Opens the rest around an open vault, and puts in order what an earlier process left.
+    pub(super) fn assemble(site: &Site, lock: Lock, vault: Vault) -> Result<Self> {
+        let path = site.data_dir.join("cloister.db");
+        let column_key = vault.purpose_key(Purpose::Columns)?;
+        // A vault that never committed anything was cut off while it was made, before or in its database.
+        let store = if vault.root().epoch <= 1 && !Store::is_made(&path) {
+            Store::create(&path, vault.install(), &column_key, now_ms())?
+        } else {
+            Store::open(&path, vault.install(), &column_key)?
+        };
+        let witness = String::from_utf8(vault.witness()).unwrap_or_default();
+        let witness = Some(witness.as_str()).filter(|witness| !witness.is_empty());
+        let audit_dir = site.data_dir.join("audit");
+        let log = AuditLog::open(&audit_dir, vault.install(), vault.signer(Purpose::Audit)?, witness)?;
+        let mut warden = Self {
+            data_dir: site.data_dir.clone(),
+            threads: site.threads,
+            tokens_key: vault.purpose_key(Purpose::Tokens)?,
+            signer: vault.signer(Purpose::Signing)?,
+            vault,
+            store,
+            log,
+            jobs: Jobs::default(),
+            notices: Vec::new(),
+            _lock: lock,
+        };
+        warden.notices = reconcile::run(&warden)?;
+        Ok(warden)
+    }
+
+    /// Does what is asked, if the asker may: an intent is durable before, an outcome after.
+    ///
+    /// # Errors
+    /// `Denied` where the policy does not grant it, `Unavailable` where the audit log cannot be written, and
+    /// whatever the request itself fails with.
+    pub fn execute(&self, actor: Actor, request: Request, monitor: &dyn Monitor) -> Result<Value> {
+        let (action, object) = (request.action(), request.object());
+        if let Err(denied) = actor.authorise(action) {
+            self.record(&actor, action, object, Outcome::Denied, &[])?;
+            return Err(denied);
+        }
+        self.record(&actor, action, object, Outcome::Intent, &[])?;
+        let performed = requests::perform(self, &actor, request, monitor);
+        match performed {
+            Ok(done) => {
+                let object = done.object.or(object);
+                self.record(&actor, action, object, Outcome::Done, &done.detail)
+                    .map_err(|error| error.context("it was done, and that could not be recorded"))?;
+                Ok(done.answer)
+            }
+            Err(error) => {
+                let outcome = match error.kind() {
+                    ErrorKind::Denied => Outcome::Denied,
+                    _ => Outcome::Failed,
+                };
+                let kind = format!("{:?}", error.kind()).to_lowercase();
+                // The failure itself is what the asker must hear, whether or not the log takes it.
+                let _ = self.record(&actor, action, object, outcome, &[("error", kind.into())]);
+                Err(error)
+            }
+        }
+    }
+
+    fn record(
+        &self,
+        actor: &Actor,
+        action: Action,
+        object: Option<Id>,
+        outcome: Outcome,
+        detail: &[(&str, Value)],
+    ) -> Result<u64> {
+        let mut entry = Entry::new(actor.to_string(), action.as_str(), outcome);
+        entry.object = object;
+        entry.detail = detail.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        self.audit(entry)
+    }
+
+    /// Writes an entry of the audit log, durable on return.
+    pub fn audit(&self, entry: Entry) -> Result<u64> {
+        self.log.append(entry).map_err(|error| {
+            error
+                .with_kind(ErrorKind::Unavailable)
+                .context("the audit log cannot be written, and without it nothing is done")
+        })
+    }
+
+    /// Leaves the log's newest checkpoint in the keyring: neither can be put back in time without the other.
+    pub(super) fn bear_witness(&self) -> Result<()> {
+        self.vault.set_witness(self.log.checkpoint().into_bytes())
+    }
+
+    /// Whether the root key is a trial's, lying beside the data that it protects.
+    pub fn has_trial_key(&self) -> bool {
+        self.data_dir.join(TRIAL_KEY).exists()
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    pub fn install(&self) -> Id {
+        self.vault.install()
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub fn depot(&self) -> &dyn Depot {
+        &self.vault
+    }
+
+    /// Signs receipts.
+    pub fn signer(&self) -> &Signer {
+        &self.signer
+    }
+
+    /// A key for one purpose of the server: "tls".
+    pub fn purpose_key(&self, purpose: &str) -> Result<Key> {
+        self.vault.purpose_key(Purpose::Identity)?.derive(purpose, b"")
+    }
+
+    /// What opening the data directory found out of order or unwise.
+    pub fn notices(&self) -> impl Iterator<Item = &str> {
+        self.store.warnings().iter().chain(&self.notices).map(String::as_str)
+    }
+
+    /// The newest model of each name that can be asked.
+    pub fn served_models(&self) -> Result<Vec<ServedModel>> {
+        self.store.read(|rows| {
+            let mut newest = BTreeMap::new();
+            for model in rows.models()? {
+                let Some(tokenizer) = model.tokenizer else { continue };
+                let run = model.run.map(|run| rows.run(run)).transpose()?.flatten();
+                let snapshot = run.map(|run| rows.snapshot(run.snapshot)).transpose()?.flatten();
+                let served = ServedModel {
+                    name: model.name.clone(),
+                    model: model.id,
+                    tokenizer,
+                    run: model.run,
+                    snapshot: snapshot.as_ref().map(|snapshot| snapshot.id),
+                    dataset_root: snapshot.as_ref().map(|snapshot| requests::hex(&snapshot.merkle_root)),
+                    created_ms: model.created_at_ms,
+                    chat_template: model.details["chat_template"].as_str().map(str::to_owned),
+                };
+                newest.insert(model.name, served);
+            }
+            Ok(newest.into_values().collect())
+        })
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
+        now_ms()
+    }
+}
+
+/// Takes the lock, or says who has it.
+pub(super) fn hold(data_dir: &Path) -> Result<Lock> {
+    match lock::try_lock(data_dir)? {
+        Attempt::Held(lock) => Ok(lock),
+        Attempt::Taken { pid } => Err(lock::taken(data_dir, pid)),
+    }
+}
+
+pub(super) fn now_ms() -> u64 {
+    // A clock before 1970 says nothing better than its own zero.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_millis() as u64)
+}

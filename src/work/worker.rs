@@ -1,0 +1,49 @@
+//! The worker process: the same binary, started by the warden as `cloister worker` with a socket as its standard
+//! input. It gets one task and the keys for it over that socket, does the task, says how it ended, and is gone.
+//! It opens neither database nor keyring nor audit log, and dies with the warden.
+
+use std::{
+    os::{fd::AsFd, unix::net::UnixStream},
+    process::ExitCode,
+};
+
+use serde_json::Value;
+
+use super::{port::Port, protocol::Task};
+use crate::{
+    base::{Context, Result},
+    corpus, seal,
+};
+
+/// Runs one task. The exit code says whether its end could be reported.
+pub fn main() -> ExitCode {
+    match serve_one() {
+        Ok(()) => ExitCode::SUCCESS,
+        // There is nobody to tell: the socket is what failed.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn serve_one() -> Result<()> {
+    seal::forbid_core_dumps()?;
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(std::io::Error::from)
+        .context("binding the worker to the warden")?;
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().context("taking the worker's socket")?;
+    let (port, task) = Port::open(UnixStream::from(socket))?;
+    let outcome = perform(task, &port);
+    port.finish(outcome)
+}
+
+fn perform(task: Task, port: &Port) -> Result<Value> {
+    match task {
+        Task::Ingest(spec) => json(corpus::ingest::run(&spec, port, port)),
+        Task::Snapshot(spec) => json(corpus::snapshot::run(&spec, port, port)),
+        Task::Tokenizer(spec) => json(corpus::tokenizer::run(&spec, port, port)),
+        Task::Extents(spec) => json(corpus::extents::run(&spec, port, port)),
+    }
+}
+
+fn json<T: serde::Serialize>(outcome: Result<T>) -> Result<Value> {
+    serde_json::to_value(outcome?).context("reporting how the work ended")
+}
