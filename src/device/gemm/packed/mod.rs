@@ -4,6 +4,7 @@
 //! (Anatomy of High-Performance Matrix Multiplication, 2008).
 
 mod pack;
+mod skinny;
 mod tile;
 
 use std::cell::RefCell;
@@ -131,10 +132,15 @@ pub(super) fn gemm<E: Multiply, O: Output>(
     if !E::supported() {
         return false;
     }
-    if c.col_stride == 1 {
-        run(pool, alpha, a, b, beta, Target { start: c.start, row_stride: c.row_stride });
+    let target = |row_stride| Target { start: c.start, row_stride };
+    if skinny::fits(a, b) {
+        skinny::run(pool, alpha, a, b, beta, target(c.row_stride), c.col_stride);
+    } else if skinny::fits(b.t(), a.t()) {
+        skinny::run(pool, alpha, b.t(), a.t(), beta, target(c.col_stride), c.row_stride);
+    } else if c.col_stride == 1 {
+        run(pool, alpha, a, b, beta, target(c.row_stride));
     } else if c.row_stride == 1 {
-        run(pool, alpha, b.t(), a.t(), beta, Target { start: c.start, row_stride: c.col_stride });
+        run(pool, alpha, b.t(), a.t(), beta, target(c.col_stride));
     } else {
         return false;
     }

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::Element;
+use super::{Element, skinny};
 use crate::device::simd::{round_bf16, widen_bf16};
 
 /// The tile: 12 rows of 2 vectors leave 8 of the 32 registers for operands.
@@ -13,12 +13,29 @@ pub(super) const COLS: usize = 2 * LANES;
 const LANES: usize = 16;
 
 /// The instruction at the heart, and the loop compiled for it.
-pub(in super::super) trait Multiply: Element {
+pub(in super::super) trait Multiply: Element + Sized {
     /// `sum + a * b` in each lane, over the elements of a word.
     ///
     /// # Safety
     /// [`Element::supported`] must be true.
     unsafe fn multiply_add(a: __m512i, b: __m512i, sum: __m512) -> __m512;
+
+    /// The first `count` elements at `from`, zeros behind them; `count` is at most a vector's.
+    ///
+    /// # Safety
+    /// [`Element::supported`]; the elements can be read.
+    unsafe fn load(from: *const Self, count: usize) -> __m512i;
+
+    /// [`skinny::dots`], compiled for the instruction.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn dots<const ROWS: usize>(
+        k: usize,
+        rows: &skinny::Rows<Self>,
+        columns: &skinny::Columns<Self>,
+        out: &mut skinny::Tile,
+    );
 
     /// Adds to a tile of C: `c = alpha * a b + beta * c`, of which `(rows, cols)` are written.
     ///
@@ -62,6 +79,26 @@ macro_rules! compiled_for {
             // SAFETY: the caller's promise.
             unsafe { compiled::<Self, O>(words, a, b, scales, c, row_stride, written) }
         }
+
+        unsafe fn dots<const ROWS: usize>(
+            k: usize,
+            rows: &skinny::Rows<Self>,
+            columns: &skinny::Columns<Self>,
+            out: &mut skinny::Tile,
+        ) {
+            #[target_feature(enable = $features)]
+            unsafe fn compiled<E: Multiply, const ROWS: usize>(
+                k: usize,
+                rows: &skinny::Rows<E>,
+                columns: &skinny::Columns<E>,
+                out: &mut skinny::Tile,
+            ) {
+                // SAFETY: the caller's promise.
+                unsafe { skinny::dots::<E, ROWS>(k, rows, columns, out) }
+            }
+            // SAFETY: the caller's promise.
+            unsafe { compiled::<Self, ROWS>(k, rows, columns, out) }
+        }
     };
 }
 
@@ -70,6 +107,17 @@ impl Multiply for f32 {
     unsafe fn multiply_add(a: __m512i, b: __m512i, sum: __m512) -> __m512 {
         // SAFETY: the caller's promise.
         unsafe { _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const Self, count: usize) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match count {
+                16.. => _mm512_loadu_si512(from.cast()),
+                _ => _mm512_maskz_loadu_epi32((1 << count) - 1, from.cast()),
+            }
+        }
     }
 
     compiled_for!("avx512f,avx512bw,avx512vl");
@@ -85,6 +133,17 @@ impl Multiply for bf16 {
                 std::mem::transmute::<__m512i, __m512bh>(a),
                 std::mem::transmute::<__m512i, __m512bh>(b),
             )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const Self, count: usize) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match count {
+                32.. => _mm512_loadu_si512(from.cast()),
+                _ => _mm512_maskz_loadu_epi16((1 << count) - 1, from.cast()),
+            }
         }
     }
 
