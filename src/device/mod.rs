@@ -2,6 +2,7 @@
 //! products, aligned memory. Everything gives the same bits for any number of threads, because work is
 //! divided by its shape alone. What the numbers mean belongs to `ops` and the rooms above.
 
+pub mod comm;
 pub mod gemm;
 pub mod host;
 pub mod memory;
@@ -10,6 +11,7 @@ pub mod threads;
 
 use std::sync::Arc;
 
+pub use comm::Comm;
 pub use gemm::{MatMut, MatRef, gemm};
 pub use threads::Pool;
 

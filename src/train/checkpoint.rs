@@ -27,10 +27,6 @@ pub struct RunState {
     pub curve: Vec<CurvePoint>,
     /// Seconds spent training up to here, in all processes.
     pub elapsed_s: f64,
-    /// The finished model, once there is one.
-    pub model: Option<Id>,
-    /// Over every held-out document, once it was measured.
-    pub heldout: Option<(f64, f64)>,
 }
 
 /// One named block of numbers, borrowed or to be filled.
@@ -184,8 +180,6 @@ mod tests {
             best: Some((1.0 / 3.0, 40)),
             curve: vec![],
             elapsed_s: 12.5,
-            model: None,
-            heldout: None,
         }
     }
 

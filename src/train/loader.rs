@@ -5,7 +5,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::base::{Error, Philox, Result};
+use crate::{
+    base::{Error, Philox, Result},
+    ops::cross_entropy::IGNORE,
+};
 
 /// Documents as tokens, without any special token: a [`crate::corpus`] token set, or a test's vectors.
 pub trait Documents: Sync {
@@ -38,6 +41,17 @@ impl Packed {
         self.targets.clear();
         self.pieces.clear();
     }
+
+    /// Fills up to `rows` positions with ones that count for nothing, so that every pass has one shape and
+    /// finds its memory where the dry run found it.
+    pub fn pad(&mut self, rows: usize, context: usize) {
+        while self.inputs.len() < rows {
+            let len = context.min(rows - self.inputs.len());
+            self.inputs.resize(self.inputs.len() + len, 0);
+            self.targets.resize(self.targets.len() + len, IGNORE);
+            self.pieces.push(len as u32);
+        }
+    }
 }
 
 /// The tokens that stand around every document.
@@ -47,17 +61,20 @@ pub struct Bounds {
     pub eos: u32,
 }
 
-/// One document of an index: which, and how many tokens it has.
+/// One document of an index, or an unbroken run of one: which, and how many tokens it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub document: usize,
     pub tokens: u64,
+    /// Whether the document ends here; a run that another follows, or that was cut where held-out text begins,
+    /// does not, and no end is learnt there.
+    pub ends: bool,
 }
 
 impl Entry {
     /// Predicted positions: each token, and the end.
     fn positions(self) -> u64 {
-        self.tokens + 1
+        self.tokens + u64::from(self.ends)
     }
 }
 
@@ -215,7 +232,7 @@ impl<'a> Reader<'a> {
             let (from, len) = (piece.from as usize, piece.len as usize);
             let cut = tokens.get(from..from + len + 1).ok_or_else(|| {
                 Error::integrity(format!(
-                    "document {} of the token set has {} tokens, fewer than its index says",
+                    "extent {} of the token set has {} tokens, fewer than its index says",
                     piece.document,
                     tokens.len() - 2
                 ))
@@ -236,7 +253,7 @@ impl<'a> Reader<'a> {
         self.documents.read(document, &mut tokens)?;
         if let Some(beyond) = tokens.iter().find(|&&token| token >= self.vocab) {
             return Err(Error::integrity(format!(
-                "document {document} of the token set holds token {beyond}, and the tokenizer has {}",
+                "extent {document} of the token set holds token {beyond}, and the tokenizer has {}",
                 self.vocab
             ))
             .remedy("the shards were made with another tokenizer: make them again"));
@@ -276,7 +293,8 @@ mod tests {
     fn documents(lengths: &[u64]) -> (Fixed, Vec<Entry>) {
         let texts = lengths.iter().enumerate();
         let texts = texts.map(|(d, &n)| (0..n).map(|i| (d as u32 + 1) * 10_000 + i as u32).collect());
-        let entries = lengths.iter().enumerate().map(|(document, &tokens)| Entry { document, tokens });
+        let entries =
+            lengths.iter().enumerate().map(|(document, &tokens)| Entry { document, tokens, ends: true });
         (Fixed(texts.collect()), entries.collect())
     }
 
@@ -363,6 +381,21 @@ mod tests {
         assert_eq!(packed.targets, expected);
         assert_eq!(packed.pieces, [8, 8, 5, 1, 2, 2]);
         assert!(heldout_rows(&[], 8).is_empty());
+    }
+
+    #[test]
+    fn no_end_is_learnt_where_a_document_goes_on() {
+        let (texts, mut entries) = documents(&[3, 2]);
+        entries[0].ends = false;
+        assert_eq!(positions(&entries), 3 + 2 + 1);
+        let mut packed = Packed::default();
+        let mut reader = Reader::new(&texts, BOUNDS, 100_000);
+        heldout_rows(&entries, 64).iter().for_each(|row| reader.append(row, &mut packed).expect("in memory"));
+        assert_eq!(packed.targets, [10_000, 10_001, 10_002, 20_000, 20_001, 2]);
+        assert_eq!(packed.inputs, [1, 10_000, 10_001, 1, 20_000, 20_001]);
+        packed.pad(10, 3);
+        assert_eq!(packed.targets[6..], [IGNORE; 4]);
+        assert_eq!(packed.pieces, [3, 3, 3, 1]);
     }
 
     #[test]

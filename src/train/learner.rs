@@ -1,0 +1,290 @@
+//! One rank's model in training: weights, gradients and moments in a persistent region, activations in an arena
+//! of exactly the size that a dry run found. It takes passes and makes steps; which rows and what learning rate
+//! is the run's business.
+
+use std::io::Read;
+
+use super::{
+    checkpoint::{Copied, Named, Reading, RunState},
+    config::Precision,
+    loader::Packed,
+    recipe::Recipe,
+    saver::Keep,
+    shape::Shape,
+};
+use crate::{
+    base::{Error, Result},
+    device::{Device, host},
+    model::{Config, Decoder, Options},
+    nn::{Batch, Contributions, Ctx, GradReady, Grads, ParamTable, Params},
+    ops::{Exec, adamw, elementwise, reduce},
+    tensor::{Buf, DType, Tensor},
+};
+
+/// Bytes that one rank needs, found by a dry run: exactly what the real one uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Needs {
+    /// Weights, gradients, moments and master weights.
+    pub persistent_bytes: u64,
+    /// Activations and what else a pass makes and drops, at its highest.
+    pub pass_bytes: u64,
+}
+
+impl Needs {
+    pub fn total_bytes(self) -> u64 {
+        self.persistent_bytes + self.pass_bytes
+    }
+
+    /// What `recipe` will need of each rank's memory: everything a run does, without memory.
+    pub fn rehearse(recipe: &Recipe, device: &Device) -> Result<Self> {
+        let mut learner = Learner::new(Exec::dry(device.clone()), recipe)?;
+        let rows = (recipe.micro_batch * recipe.shape.context) as usize;
+        let packed = Packed {
+            inputs: vec![0; rows],
+            targets: vec![0; rows],
+            pieces: vec![recipe.shape.context as u32; recipe.micro_batch as usize],
+        };
+        learner.begin_step();
+        for _ in 0..recipe.accumulate {
+            learner.accumulate(&packed, 1.0)?;
+        }
+        learner.update(0.0, 1)?;
+        learner.nats(&packed)?;
+        Ok(learner.used())
+    }
+
+    /// Memory of just this size on the host.
+    pub fn exec(self, device: &Device) -> Result<Exec> {
+        Exec::host(device.clone(), self.pass_bytes as usize, self.persistent_bytes as usize)
+    }
+}
+
+pub struct Learner {
+    exec: Exec,
+    decoder: Decoder,
+    params: Params,
+    grads: Grads,
+    /// First and second moments, f32, in the order of the parameters; as are the master weights of a short type.
+    moments: [Buf; 2],
+    master: Option<Buf>,
+    /// What AdamW reads: for matrices, and for the rest.
+    numbers: [Buf; 2],
+    expected: Contributions,
+    optimizer: Optimizer,
+}
+
+/// The constants of a step.
+#[derive(Clone, Copy, Debug)]
+struct Optimizer {
+    beta1: f64,
+    beta2: f64,
+    epsilon: f64,
+    weight_decay: f64,
+    clip: f64,
+}
+
+impl Learner {
+    /// Memory for everything, all zero.
+    pub fn new(exec: Exec, recipe: &Recipe) -> Result<Self> {
+        let dtype = match recipe.precision {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::Bf16,
+        };
+        let positions = recipe.shape.context as usize;
+        let options = Options { dtype, recompute: recipe.recompute, positions };
+        let decoder = Decoder::new(&exec, &recipe.shape.config(), options)?;
+        let params = decoder.new_params(&exec)?;
+        let grads = Grads::new(&exec, &params)?;
+        let zeros = |len: usize, dtype| -> Result<Buf> {
+            let mut buf = exec.persistent.take([len], dtype)?;
+            elementwise::zero(&exec, buf.view_mut());
+            Ok(buf)
+        };
+        let len = decoder.table().buffer_len();
+        let moments = [zeros(len, DType::F32)?, zeros(len, DType::F32)?];
+        let master = if dtype == DType::F32 { None } else { Some(zeros(len, DType::F32)?) };
+        let numbers = [zeros(8, DType::F64)?, zeros(8, DType::F64)?];
+        let expected = decoder.contributions(&exec)?.times(recipe.accumulate as u32);
+        let Recipe { beta1, beta2, epsilon, weight_decay, clip, .. } = *recipe;
+        let optimizer = Optimizer { beta1, beta2, epsilon, weight_decay, clip };
+        Ok(Self { exec, decoder, params, grads, moments, master, numbers, expected, optimizer })
+    }
+
+    /// Draws the initial weights.
+    pub fn init(&mut self, seed: u64) {
+        self.params.init(&self.exec, seed);
+        if let Some(master) = &mut self.master {
+            elementwise::cast(&self.exec, self.params.flat(), master.view_mut());
+        }
+    }
+
+    /// Whom to tell of complete gradients: the exchange between ranks.
+    pub fn on_ready(&mut self, ready: Box<dyn GradReady>) {
+        self.grads.on_ready(ready);
+    }
+
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// The highest that this rank's memory has stood.
+    pub fn used(&self) -> Needs {
+        Needs {
+            persistent_bytes: self.exec.persistent.peak_bytes() as u64,
+            pass_bytes: self.exec.arena.peak_bytes() as u64,
+        }
+    }
+
+    pub fn begin_step(&mut self) {
+        self.grads.begin_step(&self.expected);
+    }
+
+    /// One pass, forward and backward: the sum of the losses in nats. Gradients of `scale` times that sum are
+    /// added to the step's.
+    pub fn accumulate(&mut self, packed: &Packed, scale: f64) -> Result<f64> {
+        let batch = batch(&self.exec, packed, scale)?;
+        let mut cx = Ctx::new(&self.exec, &self.params).with_grads(&mut self.grads);
+        let (losses, saved) = self.decoder.forward_loss(&mut cx, &batch)?;
+        let nats = reduce::sum(&self.exec, losses.view());
+        drop(losses);
+        self.decoder.backward(&mut cx, &batch, saved)?;
+        Ok(nats)
+    }
+
+    /// One AdamW step with the gradients of the passes, clipped by their global norm, which is given back.
+    ///
+    /// # Errors
+    /// Where the norm is not finite: nothing has then been changed.
+    pub fn update(&mut self, learning_rate: f64, step: u64) -> Result<f64> {
+        self.grads.end_step()?;
+        let norm = reduce::sum_of_squares(&self.exec, self.grads.flat()).sqrt();
+        if !norm.is_finite() {
+            return Err(Error::failed(format!("the gradient's norm is {norm}")));
+        }
+        let Optimizer { beta1, beta2, epsilon, weight_decay, clip } = self.optimizer;
+        let gradient_scale = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
+        for (numbers, weight_decay) in self.numbers.iter_mut().zip([weight_decay, 0.0]) {
+            let step =
+                adamw::Step { learning_rate, beta1, beta2, eps: epsilon, weight_decay, gradient_scale, step };
+            self.exec.write(numbers, &step.to_array());
+        }
+        let table = self.decoder.table().clone();
+        let [first, second] = &mut self.moments;
+        for (id, param) in table.iter() {
+            let numbers = &self.numbers[usize::from(!param.decays())];
+            let place = (param.start, param.shape);
+            adamw::step(
+                &self.exec,
+                numbers.view(),
+                self.grads.view(id),
+                first.view_mut().window(place.0, place.1),
+                second.view_mut().window(place.0, place.1),
+                self.master.as_mut().map(|master| master.view_mut().window(place.0, place.1)),
+                self.params.view_mut(id),
+            );
+        }
+        Ok(norm)
+    }
+
+    /// The sum of the losses in nats; nothing is learnt.
+    pub fn nats(&self, packed: &Packed) -> Result<f64> {
+        let batch = batch(&self.exec, packed, 1.0)?;
+        let mut cx = Ctx::new(&self.exec, &self.params);
+        let losses = self.decoder.loss(&mut cx, &batch)?;
+        Ok(reduce::sum(&self.exec, losses.view()))
+    }
+
+    /// A copy of what a checkpoint holds: master weights and, to resume from, the moments.
+    pub fn copied(&self, state: &RunState, keep: Keep) -> Result<Copied> {
+        let table = self.decoder.table();
+        let blocks = match keep {
+            Keep::Best => vec![("", self.weights())],
+            Keep::Latest => {
+                let [first, second] = &self.moments;
+                vec![("", self.weights()), (FIRST, first.view()), (SECOND, second.view())]
+            }
+        };
+        let names = blocks.iter().flat_map(|(prefix, flat)| {
+            parts(table).map(move |(name, start, shape)| (format!("{prefix}{name}"), start, shape, *flat))
+        });
+        let names: Vec<_> = names.collect();
+        Copied::new(
+            state,
+            names.iter().map(|(name, start, shape, flat)| {
+                let values = &host::slice::<f32>(*flat)[*start..][..shape.iter().product()];
+                (Named { name, shape }, values)
+            }),
+        )
+    }
+
+    /// Takes over what a checkpoint holds; the moments too where it has them and `keep` asks for them.
+    pub fn restore(&mut self, mut from: Reading<impl Read>, keep: Keep) -> Result<()> {
+        let table = self.decoder.table().clone();
+        let mut fill = |prefix: &str, flat: &mut [f32]| {
+            parts(&table).try_for_each(|(name, start, shape)| {
+                let name = format!("{prefix}{name}");
+                let into = &mut flat[start..][..shape.iter().product()];
+                from.fill(Named { name: &name, shape: &shape }, into)
+            })
+        };
+        match &mut self.master {
+            Some(master) => fill("", host::slice_mut(master.view_mut()))?,
+            None => fill("", host::slice_mut(self.params.flat_mut()))?,
+        }
+        if keep == Keep::Latest {
+            let [first, second] = &mut self.moments;
+            fill(FIRST, host::slice_mut(first.view_mut()))?;
+            fill(SECOND, host::slice_mut(second.view_mut()))?;
+        }
+        if let Some(master) = &self.master {
+            elementwise::cast(&self.exec, master.view(), self.params.flat_mut());
+        }
+        Ok(())
+    }
+
+    /// The weights in f32.
+    fn weights(&self) -> Tensor<'_> {
+        self.master.as_ref().map_or(self.params.flat(), Buf::view)
+    }
+}
+
+const FIRST: &str = "adamw.first.";
+const SECOND: &str = "adamw.second.";
+
+/// Every named matrix or vector with the place of its first element.
+fn parts(table: &ParamTable) -> impl Iterator<Item = (&str, usize, Vec<usize>)> {
+    table.parts().map(|(name, id, first_row, shape)| {
+        let param = &table[id];
+        (name, param.start + first_row * param.shape.row_count(), shape.dims().to_vec())
+    })
+}
+
+fn batch(exec: &Exec, packed: &Packed, scale: f64) -> Result<Batch> {
+    let lengths: Vec<usize> = packed.pieces.iter().map(|&len| len as usize).collect();
+    Batch::packed(exec, &packed.inputs, &lengths)?.with_targets(exec, &packed.targets, scale as f32)
+}
+
+impl Shape {
+    /// The same in Hugging Face's names.
+    pub fn config(&self) -> Config {
+        Config {
+            architectures: vec!["LlamaForCausalLM".into()],
+            vocab_size: self.vocab as usize,
+            hidden_size: self.dim as usize,
+            intermediate_size: self.ffn as usize,
+            num_hidden_layers: self.layers as usize,
+            num_attention_heads: self.heads as usize,
+            num_key_value_heads: self.kv_heads as usize,
+            head_dim: self.head_dim as usize,
+            max_position_embeddings: self.context as usize,
+            rms_norm_eps: 1e-5,
+            rope_theta: self.rope_theta,
+            tie_word_embeddings: self.tied,
+            initializer_range: 0.02,
+        }
+    }
+}

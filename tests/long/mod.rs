@@ -1,0 +1,4 @@
+//! The long tier, ignored by default: the product's own code with larger numbers. `docs/qualification.md` has the
+//! results.
+
+mod learning_curve;
