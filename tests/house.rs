@@ -34,7 +34,7 @@ const FLOORS: [(&str, u32); 19] = [
 const STRANGERS: [(&str, &str); 2] = [("train", "infer"), ("serve", "train")];
 
 /// Where `unsafe` may be allowed: a room, or one file of it.
-const UNSAFE: [&str; 4] = ["src/device", "src/ops", "src/seal", "src/corpus/extract"];
+const UNSAFE: [&str; 5] = ["src/device", "src/ops", "src/seal", "src/tensor/arena.rs", "src/corpus/extract"];
 
 /// Lines of a file without its tests.
 const FILE_LINES_MAX: usize = 800;

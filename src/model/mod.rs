@@ -3,6 +3,9 @@
 
 mod config;
 mod decoder;
+pub mod families;
+pub mod import;
+pub mod weights;
 
 pub use config::Config;
 pub use decoder::{Decoder, Options, Saved};

@@ -11,7 +11,7 @@ const VOCABULARY: usize = 29;
 const LENGTHS: [usize; 3] = [7, 1, 9];
 const ROWS: usize = 17;
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     Config {
         architectures: vec!["LlamaForCausalLM".to_owned()],
         vocab_size: VOCABULARY,

@@ -1,0 +1,128 @@
+use super::*;
+use crate::{
+    base::ErrorKind,
+    device::Device,
+    model::{Decoder, Options, tests::config},
+    ops::Exec,
+};
+
+fn params(dtype: DType, seed: Option<u64>) -> (Exec, Decoder, Params) {
+    let exec = Exec::host(Device::cpu(Some(1)), 1 << 20, 1 << 20).expect("memory");
+    let decoder =
+        Decoder::new(&exec, &config(), Options { dtype, recompute: false, positions: 8 }).expect("valid");
+    let mut params = decoder.new_params(&exec).expect("memory");
+    if let Some(seed) = seed {
+        params.init(&exec, seed);
+    }
+    (exec, decoder, params)
+}
+
+fn saved(params: &Params) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    save(params, &config(), &mut bytes).expect("in memory");
+    assert_eq!(bytes.len() as u64, len_bytes(params, &config()).expect("a header"));
+    bytes
+}
+
+fn opened(bytes: &[u8]) -> [WeightsFile<&[u8]>; 1] {
+    [WeightsFile::open(bytes).expect("whole")]
+}
+
+#[test]
+fn what_is_saved_is_loaded_bit_for_bit() {
+    let (_exec, decoder, written) = params(DType::F32, Some(3));
+    let bytes = saved(&written);
+    let (_exec, _, mut read) = params(DType::F32, None);
+    let files = opened(&bytes);
+    assert_eq!(files[0].config().expect("ours"), config());
+    load(&mut read, &files).expect("its own file");
+    for (id, _) in decoder.table().iter() {
+        assert_eq!(host::slice::<f32>(read.view(id)), host::slice::<f32>(written.view(id)));
+    }
+    assert_eq!(saved(&read), bytes, "the same weights make the same file");
+}
+
+/// The published reader finds every part under its name, fused ones cut where they should be.
+#[test]
+fn the_published_reader_agrees() {
+    let (_exec, decoder, params) = params(DType::F32, Some(3));
+    let bytes = saved(&params);
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    assert_eq!(file.len(), 3 + 9 * config().num_hidden_layers);
+    let (_, qkv, first, shape) = decoder
+        .table()
+        .parts()
+        .find(|part| part.0 == "model.layers.1.self_attn.v_proj.weight")
+        .expect("its name in transformers");
+    assert_eq!((first, shape.dims()), (36, [12, 12].as_slice()));
+    let rows = host::slice::<f32>(params.view(qkv).slice_rows(first..first + 12));
+    let tensor = file.tensor("model.layers.1.self_attn.v_proj.weight").expect("there");
+    assert_eq!(tensor.data(), bytemuck::cast_slice::<f32, u8>(rows));
+}
+
+#[test]
+fn types_are_converted_on_the_way() {
+    let (_exec, decoder, written) = params(DType::Bf16, Some(3));
+    let bytes = saved(&written);
+    let (_exec, _, mut wide) = params(DType::F32, None);
+    load(&mut wide, &opened(&bytes)).expect("bf16 to f32");
+    let (_exec, _, mut back) = params(DType::Bf16, None);
+    load(&mut back, &opened(&saved(&wide))).expect("f32 to bf16");
+    for (id, _) in decoder.table().iter() {
+        assert_eq!(host::slice::<bf16>(back.view(id)), host::slice::<bf16>(written.view(id)));
+    }
+}
+
+#[test]
+fn a_transcript_is_what_would_have_been_saved() {
+    let (_exec, decoder, params) = params(DType::F32, Some(3));
+    let bytes = saved(&params);
+    let files = opened(&bytes);
+    let transcript = Transcript::new(&config(), decoder.table(), &files).expect("its own file");
+    let mut copy = Vec::new();
+    transcript.write(&files, &mut copy).expect("in memory");
+    assert_eq!(copy.len() as u64, transcript.len_bytes());
+    assert_eq!(copy, bytes);
+}
+
+#[test]
+fn damaged_files_are_refused() {
+    let (_exec, _, params) = params(DType::F32, Some(3));
+    let bytes = saved(&params);
+    let huge = [u64::MAX.to_le_bytes().as_slice(), &bytes[8..]].concat();
+    let long = [&bytes, b"x".as_slice()].concat();
+    let not_json = [bytes[..8].to_vec(), vec![b'{'; bytes.len() - 8]].concat();
+    for damaged in [&[], &bytes[..4], &bytes[..100], &bytes[..bytes.len() - 1], &huge, &long, &not_json] {
+        let error = WeightsFile::open(damaged).err().expect("damaged");
+        assert_eq!(error.kind(), ErrorKind::Integrity, "{error}");
+    }
+}
+
+#[test]
+fn weights_of_another_model_are_refused() {
+    let (_exec, _, params) = params(DType::F32, Some(3));
+    let bytes = saved(&params);
+    let renamed = |from: &str, to: &str| {
+        let mut bytes = bytes.clone();
+        let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).expect("there");
+        bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
+        bytes
+    };
+    let cases = [
+        (renamed("layers.1.mlp.up_proj", "layers.1.mlp.pu_proj"), "lack model.layers.1.mlp.up_proj.weight"),
+        (renamed("layers.1.mlp", "layers.7.mlp"), "lack model.layers.1.mlp"),
+        (renamed("[29,12]", "[12,29]"), "lm_head.weight has shape [12, 29], not [29, 12]"),
+    ];
+    for (bytes, says) in cases {
+        let (_exec, _, mut into) = self::params(DType::F32, None);
+        let error = load(&mut into, &opened(&bytes)).expect_err(says);
+        assert_eq!(error.kind(), ErrorKind::Integrity);
+        assert!(error.to_string().contains(says), "{error}");
+    }
+    let twice = [
+        WeightsFile::open(bytes.as_slice()).expect("whole"),
+        WeightsFile::open(bytes.as_slice()).expect("whole"),
+    ];
+    let (_exec, _, mut into) = self::params(DType::F32, None);
+    assert!(load(&mut into, &twice).is_err_and(|error| error.to_string().contains("twice")));
+}
