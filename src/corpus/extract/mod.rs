@@ -3,12 +3,20 @@
 //! hostile bytes and runs in the cage; it opens nothing and keeps nothing.
 
 mod detect;
+mod docx;
 mod encoding;
-mod text;
+mod html;
+mod json;
+mod markdown;
+mod office;
+mod pdf;
+mod rows;
+mod table;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Format, Reason, refusal::Refused};
+use super::{Format, Reason, clean, refusal::Refused};
+use detect::Kind;
 
 /// A file larger than this is not read.
 pub const SOURCE_BYTES_MAX: u64 = 128 << 20;
@@ -38,13 +46,6 @@ pub struct Piece {
     pub text: String,
 }
 
-impl Piece {
-    /// A file that is one document.
-    pub fn whole(format: Format, text: String) -> Self {
-        Self { format, row: None, subjects: Vec::new(), text }
-    }
-}
-
 /// What a file gives, piece by piece, while it is read.
 pub enum Event {
     Piece(Piece),
@@ -56,40 +57,58 @@ pub enum Event {
 }
 
 /// Where the events go. `Err` ends the reading.
-pub type Sink<'s> = &'s mut dyn FnMut(Event) -> Result<(), Refused>;
+pub type Sink<'s> = dyn FnMut(Event) -> Result<(), Refused> + 's;
 
 /// Reads `source` and hands every document in it to `sink`.
 ///
 /// # Errors
 /// Why nothing, or nothing more, was taken from it.
-pub fn extract(source: Vec<u8>, options: &Options, sink: Sink) -> Result<Format, Refused> {
+pub fn extract(source: Vec<u8>, options: &Options, sink: &mut Sink) -> Result<Format, Refused> {
     if source.is_empty() {
-        return Err(Refused::new(Reason::Empty, ""));
+        return Err(Refused::new(Reason::Empty, "no bytes"));
     }
-    let mut counted = Counted { sink, bytes: 0 };
-    let format = match detect::detect(&source, options)? {
-        detect::Kind::Text => text::read(source, &mut |event| counted.pass(event)).map(|()| Format::Txt)?,
-    };
-    Ok(format)
-}
-
-/// Keeps the output within its limit.
-struct Counted<'s> {
-    sink: Sink<'s>,
-    bytes: u64,
-}
-
-impl Counted<'_> {
-    fn pass(&mut self, event: Event) -> Result<(), Refused> {
-        if let Event::Piece(piece) = &event {
-            self.bytes += piece.text.len() as u64;
-            if self.bytes > TEXT_BYTES_MAX {
-                return Err(Refused::new(
-                    Reason::TooMuch,
-                    format!("more than {TEXT_BYTES_MAX} bytes of text"),
-                ));
-            }
+    let mut text_bytes = 0;
+    // What holds for every text that leaves here, whatever it was read from.
+    let mut finish = |event| {
+        let Event::Piece(mut piece) = event else { return sink(event) };
+        piece.text = clean::plain(piece.text);
+        text_bytes += piece.text.len() as u64;
+        if text_bytes > TEXT_BYTES_MAX {
+            return Err(Refused::new(Reason::TooMuch, format!("more than {TEXT_BYTES_MAX} bytes of text")));
         }
-        (self.sink)(event)
+        match (piece.row, piece.text.trim().is_empty()) {
+            (None, true) => Err(no_text(piece.format)),
+            (Some(row), true) => {
+                sink(Event::RowRefused { row, refused: no_text(piece.format).within(piece.format) })
+            }
+            (_, false) => sink(Event::Piece(piece)),
+        }
+    };
+    let kind = detect::detect(source, options)?;
+    let format = kind.format();
+    let read = match kind {
+        Kind::Pdf(source) => pdf::read(&source).and_then(|text| finish(whole(format, text))),
+        Kind::Docx(package) => docx::read(package).and_then(|text| finish(whole(format, text))),
+        Kind::Html(text) => finish(whole(format, html::to_text(&text))),
+        Kind::Markdown(text) => finish(whole(format, markdown::to_text(&text))),
+        Kind::Table(text, delimiter) => table::read(text, delimiter, options, &mut finish),
+        Kind::Json(text) => json::read(text, options, &mut finish),
+        Kind::Text(text) => finish(whole(format, text)),
+    };
+    read.map(|()| format).map_err(|refused| refused.within(format))
+}
+
+fn whole(format: Format, text: String) -> Event {
+    Event::Piece(Piece { format, row: None, subjects: Vec::new(), text })
+}
+
+fn no_text(format: Format) -> Refused {
+    match format {
+        Format::Pdf => Refused::new(Reason::NoText, "its pages are images, or empty"),
+        Format::Txt | Format::Csv | Format::Jsonl => Refused::new(Reason::Empty, "white space alone"),
+        Format::Html | Format::Md | Format::Docx => Refused::new(Reason::NoText, ""),
     }
 }
+
+#[cfg(test)]
+mod tests;
