@@ -24,6 +24,7 @@ use super::{
     extract::{Event, Options, SOURCE_BYTES_MAX},
     parallel,
     refusal::Refused,
+    sample::{self, SampleFile},
     walk::{self, Found, Walk},
 };
 use crate::base::{Context, Error, Monitor, Progress, Result};
@@ -42,6 +43,9 @@ const AHEAD_PER_READER: usize = 4;
 pub struct IngestSpec {
     /// Files and folders.
     pub paths: Vec<PathBuf>,
+    /// The documents that ship with cloister, before the paths.
+    #[serde(default)]
+    pub sample: bool,
     pub collection: String,
     /// Whom every document of this ingest concerns.
     #[serde(default)]
@@ -91,12 +95,18 @@ impl IngestReport {
 /// `Usage` when the paths hold no file at all; `Interrupted` on a stop request; whatever `intake` fails with.
 /// A file that cannot be taken is no error: it is in the report and in the quarantine.
 pub fn run(spec: &IngestSpec, intake: &dyn Intake, monitor: &dyn Monitor) -> Result<IngestReport> {
-    let total_bytes = survey(spec, monitor)?;
+    let sample = if spec.sample { sample::files()? } else { Vec::new() };
+    let sample_bytes = sample.iter().map(|file| file.source.len() as u64).sum::<u64>();
+    let total_bytes = sample_bytes + survey(spec, monitor)?;
     let readers = parallel::threads_or_all(spec.threads);
     let stop = AtomicBool::new(false);
     // Each file that is being read has its own channel; the queue holds them in the order of the walk.
     let (enqueue, queue) = sync_channel::<Receiver<Finding>>(readers * AHEAD_PER_READER);
-    let next = Mutex::new(Upcoming { walk: Walk::new(&spec.paths), enqueue: Some(enqueue) });
+    let next = Mutex::new(Upcoming {
+        sample: sample.into_iter(),
+        walk: Walk::new(&spec.paths),
+        enqueue: Some(enqueue),
+    });
     let mut handover = Handover::new(spec, intake, monitor, total_bytes);
     let outcome = std::thread::scope(|scope| {
         for _ in 0..readers {
@@ -128,7 +138,7 @@ fn survey(spec: &IngestSpec, monitor: &dyn Monitor) -> Result<u64> {
             return Err(Error::interrupted("stopped before anything was ingested"));
         }
     }
-    if found_any {
+    if found_any || spec.sample {
         return Ok(total_bytes);
     }
     let paths: Vec<String> = spec.paths.iter().map(|path| path.display().to_string()).collect();
@@ -150,6 +160,7 @@ enum Finding {
 }
 
 struct Upcoming {
+    sample: std::vec::IntoIter<SampleFile>,
     walk: Walk,
     /// `None` once a reader has met the end, so that the queue ends too.
     enqueue: Option<SyncSender<Receiver<Finding>>>,
@@ -162,23 +173,30 @@ struct Reader<'a> {
     cage: Cage,
 }
 
+/// What a reader is to look at next.
+enum Next {
+    Sample(SampleFile),
+    Found(Found),
+}
+
 /// The receiver has hung up: the ingest is over.
 struct Over;
 
 impl Reader<'_> {
     fn run(mut self) {
         while !self.stop.load(Ordering::Relaxed) {
-            let Some((found, findings)) = self.take() else { return };
-            if self.read(found, &findings).is_err() {
+            let Some((next, findings)) = self.take() else { return };
+            if self.read(next, &findings).is_err() {
                 return;
             }
         }
     }
 
     /// The next thing in the walk, with its place in the queue taken in the same breath.
-    fn take(&self) -> Option<(Found, SyncSender<Finding>)> {
+    fn take(&self) -> Option<(Next, SyncSender<Finding>)> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(found) = next.walk.next() else {
+        let sample = next.sample.next().map(Next::Sample);
+        let Some(found) = sample.or_else(|| next.walk.next().map(Next::Found)) else {
             next.enqueue = None;
             return None;
         };
@@ -187,36 +205,43 @@ impl Reader<'_> {
         Some((found, findings))
     }
 
-    fn read(&mut self, found: Found, findings: &SyncSender<Finding>) -> Result<(), Over> {
+    fn read(&mut self, next: Next, findings: &SyncSender<Finding>) -> Result<(), Over> {
         let send = |finding| findings.send(finding).map_err(|_| Over);
-        match found {
-            Found::Hidden => send(Finding::Hidden),
-            Found::EmptyFolder { .. } => send(Finding::EmptyFolder),
-            Found::Refused { path, refused } => {
-                send(Finding::Refused(self.refusal(&display(&path), refused, 0)))?;
-                send(Finding::End { source_bytes: 0 })
+        let source_bytes = match next {
+            Next::Found(Found::Hidden) => return send(Finding::Hidden),
+            Next::Found(Found::EmptyFolder { .. }) => return send(Finding::EmptyFolder),
+            Next::Found(Found::Refused { path, refused }) => {
+                send(Finding::Refused(refusal(self.spec, display(&path), refused, 0)))?;
+                0
             }
-            Found::File { path, bytes } => {
-                self.read_file(&path, bytes, findings)?;
-                send(Finding::End { source_bytes: bytes })
+            Next::Found(Found::File { path, bytes }) => {
+                match open_and_read(&path, bytes) {
+                    Ok(source) => self.read_source(&display(&path), &path, &source, findings)?,
+                    Err(refused) => {
+                        send(Finding::Refused(refusal(self.spec, display(&path), refused, bytes)))?;
+                    }
+                }
+                bytes
             }
-        }
-    }
-
-    fn read_file(&mut self, path: &Path, bytes: u64, findings: &SyncSender<Finding>) -> Result<(), Over> {
-        let name = display(path);
-        let source = match open_and_read(path, bytes) {
-            Ok(source) => source,
-            Err(refused) => {
-                let refusal = self.refusal(&name, refused, bytes);
-                return findings.send(Finding::Refused(refusal)).map_err(|_| Over);
+            Next::Sample(SampleFile { name, source }) => {
+                self.read_source(&name, Path::new(&name), &source, findings)?;
+                source.len() as u64
             }
         };
-        let spec = self.spec;
+        send(Finding::End { source_bytes })
+    }
+
+    fn read_source(
+        &mut self,
+        name: &str,
+        path: &Path,
+        source: &[u8],
+        findings: &SyncSender<Finding>,
+    ) -> Result<(), Over> {
+        let (spec, source_bytes) = (self.spec, source.len() as u64);
         let mut over = false;
-        let outcome = self.cage.extract(&source, &options(spec, path), &mut |event| {
-            let finding = finding(spec, &name, bytes, event);
-            findings.send(finding).map_err(|_| {
+        let outcome = self.cage.extract(source, &options(spec, path), &mut |event| {
+            findings.send(finding(spec, name, source_bytes, event)).map_err(|_| {
                 over = true;
                 Error::interrupted("the ingest is over")
             })
@@ -224,14 +249,10 @@ impl Reader<'_> {
         let last = match outcome {
             _ if over => return Err(Over),
             Ok(Ok(_)) => return Ok(()),
-            Ok(Err(refused)) => Finding::Refused(self.refusal(&name, refused, bytes)),
+            Ok(Err(refused)) => Finding::Refused(refusal(spec, name.to_owned(), refused, source_bytes)),
             Err(error) => Finding::Failed(error),
         };
         findings.send(last).map_err(|_| Over)
-    }
-
-    fn refusal(&self, name: &str, refused: Refused, source_bytes: u64) -> Refusal {
-        refusal(self.spec, name.to_owned(), refused, source_bytes)
     }
 }
 

@@ -11,6 +11,7 @@ pub mod ingest;
 pub mod merkle;
 mod parallel;
 pub mod refusal;
+pub mod sample;
 pub mod snapshot;
 pub mod split;
 pub mod tokenizer;

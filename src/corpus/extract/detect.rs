@@ -138,8 +138,9 @@ fn looks_like_html(start: &str, options: &Options) -> bool {
     let begins = ["<!doctype html", "<html", "<head", "<body", "<title", "<meta", "<!--"];
     begins.iter().take(6).any(|tag| opening.starts_with(tag))
         || opening.contains("<html")
+        // A fragment: its elements end, which the marks of other trades (SEC filings, say) do not.
         || (opening.starts_with('<')
-            && ["<p>", "<p ", "<div", "<h1", "<table", "<body"].iter().any(|tag| opening.contains(tag)))
+            && ["</p>", "</div>", "</h1>", "</td>", "<body"].iter().any(|tag| opening.contains(tag)))
         || (matches!(options.extension.as_str(), "html" | "htm" | "xhtml") && opening.contains("</"))
 }
 
