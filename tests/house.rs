@@ -34,7 +34,7 @@ const FLOORS: [(&str, u32); 19] = [
 const STRANGERS: [(&str, &str); 2] = [("train", "infer"), ("serve", "train")];
 
 /// Where `unsafe` may be allowed: a room, or one file of it.
-const UNSAFE: [&str; 5] = ["src/device", "src/ops", "src/seal", "src/tensor/arena.rs", "src/corpus/extract"];
+const UNSAFE: [&str; 5] = ["src/device", "src/ops", "src/seal", "src/tensor/arena.rs", "src/corpus/cage"];
 
 /// Lines of a file without its tests.
 const FILE_LINES_MAX: usize = 800;
@@ -274,7 +274,7 @@ fn lints_are_relaxed_only_where_the_plan_says() {
         forbid("clippy::print_stdout", in_cli);
         forbid("clippy::print_stderr", in_cli);
         forbid("clippy::exit", in_cli);
-        for never in ["clippy::unwrap_used", "clippy::todo", "clippy::dbg_macro", "dead_code"] {
+        for never in ["clippy::unwrap_used", "clippy::todo", "clippy::dbg_macro", "allow(dead_code"] {
             forbid(never, false);
         }
     }

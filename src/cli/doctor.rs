@@ -5,10 +5,7 @@ use std::{fs, path::Path};
 
 use serde::Serialize;
 
-use super::{
-    screen::Screen,
-    settings::{Device, Settings},
-};
+use super::{screen::Screen, session::Session, settings::Device};
 use crate::base::{Error, Result, units::Bytes};
 
 /// Below this a trial run of a few million parameters would start to swap.
@@ -38,7 +35,7 @@ struct Check {
     remedy: Option<String>,
 }
 
-pub fn run(_: Args, settings: &Settings, screen: &Screen) -> Result<()> {
+pub fn run(_: Args, Session { settings, screen }: &Session) -> Result<()> {
     let checks = [
         version(),
         processor(),

@@ -4,11 +4,24 @@
 //! results on standard output and everything else on standard error; what the commands do is other rooms'.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod audit;
+mod chat;
+mod data;
 mod doctor;
+mod feedback;
+mod init;
+mod job;
+mod lineage;
+mod model;
 mod progress;
 mod screen;
+mod session;
 mod settings;
 mod signals;
+mod token;
+mod tokenizer;
+mod user;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -16,6 +29,7 @@ use clap::{Parser, Subcommand};
 
 use crate::base::{Error, Result};
 use screen::Screen;
+use session::Session;
 use settings::{GlobalArgs, Settings};
 
 /// An on-premise LLM appliance: private documents in, a trained model served, nothing leaves.
@@ -30,14 +44,48 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a data directory, its root key and its certificate
+    Init(init::Args),
+    /// Documents: bring them in, list them, see what was refused
+    #[command(subcommand)]
+    Data(data::Command),
+    /// Tokenizers: train one, look at them
+    #[command(subcommand)]
+    Tokenizer(tokenizer::Command),
+    /// Models: train, resume, look, let one write
+    #[command(subcommand)]
+    Model(model::Command),
+    /// Talk with a model on this terminal
+    Chat(chat::Args),
+    /// What people said about answers
+    #[command(subcommand)]
+    Feedback(feedback::Command),
+    /// Where a thing came from, and what came of it
+    #[command(subcommand)]
+    Lineage(lineage::Command),
+    /// Who did what, and proof of it
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// People
+    #[command(subcommand)]
+    User(user::Command),
+    /// What applications show to be let in
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Long work
+    #[command(subcommand)]
+    Job(job::Command),
     /// Look at this machine and the data directory, and say what would get in the way
     Doctor(doctor::Args),
 }
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    // Before anything else of the process exists: the cage depends on it.
+    if let Some(ended) = worker::enter(std::env::args_os()) {
+        return ended;
+    }
+    match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);
@@ -49,9 +97,20 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     let settings = Settings::resolve(cli.global)?;
     settings::start_log(&settings.log)?;
-    let screen = Screen::new(settings.json);
+    let session = Session { screen: Screen::new(settings.json), settings };
     match cli.command {
-        Command::Doctor(args) => doctor::run(args, &settings, &screen),
+        Command::Init(args) => init::run(args, &session),
+        Command::Data(command) => data::run(command, &session),
+        Command::Tokenizer(command) => tokenizer::run(command, &session),
+        Command::Model(command) => model::run(command, &session),
+        Command::Chat(args) => chat::run(args, &session),
+        Command::Feedback(command) => feedback::run(command, &session),
+        Command::Lineage(command) => lineage::run(command, &session),
+        Command::Audit(command) => audit::run(command, &session),
+        Command::User(command) => user::run(command, &session),
+        Command::Token(command) => token::run(command, &session),
+        Command::Job(command) => job::run(command, &session),
+        Command::Doctor(args) => doctor::run(args, &session),
     }
 }
 

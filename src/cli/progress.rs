@@ -8,20 +8,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{screen::printable, signals};
+use super::{
+    screen::{Screen, printable},
+    signals,
+};
 use crate::base::{Monitor, Progress, units::Seconds};
 
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
-/// Between lines that stay: first often enough to show life, then rarely enough for a log file.
-const PRINT_FIRST_AFTER: Duration = Duration::from_secs(5);
+/// Between lines that stay: the first at once, the next soon enough to show life, then rarely enough for a log.
+const PRINT_EVERY_MIN: Duration = Duration::from_secs(5);
 const PRINT_EVERY_MAX: Duration = Duration::from_secs(60);
 const BAR_CELLS: usize = 16;
 const WIDTH_WHERE_UNKNOWN: usize = 100;
 
 /// The monitor of a foreground command.
 #[derive(Debug)]
-pub struct Line {
+pub struct Line<'a> {
     terminal: bool,
+    /// Where text goes as a model writes it; None where the whole of it is awaited.
+    aloud: Option<&'a Screen>,
     state: Mutex<State>,
 }
 
@@ -36,11 +41,20 @@ struct State {
     open: bool,
 }
 
-impl Line {
+impl<'a> Line<'a> {
     /// Starts listening for Ctrl-C too: work that is watched can be stopped.
     pub fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// Prints text as a model writes it.
+    pub fn aloud(screen: &'a Screen) -> Self {
+        Self::with(Some(screen))
+    }
+
+    fn with(aloud: Option<&'a Screen>) -> Self {
         signals::listen();
-        Self { terminal: std::io::stderr().is_terminal(), state: Mutex::default() }
+        Self { terminal: std::io::stderr().is_terminal(), aloud, state: Mutex::default() }
     }
 
     /// Ends the line, so that what follows starts on a fresh one.
@@ -51,13 +65,13 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for Line<'_> {
     fn drop(&mut self) {
         self.finish();
     }
 }
 
-impl Monitor for Line {
+impl Monitor for Line<'_> {
     fn progress(&self, progress: &Progress) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.stage != progress.stage {
@@ -82,6 +96,13 @@ impl Monitor for Line {
         }
     }
 
+    fn text(&self, piece: &str) {
+        if let Some(screen) = self.aloud {
+            // Text that cannot be shown is not lost: it comes once more with the answer.
+            let _ = screen.piece(piece);
+        }
+    }
+
     fn stop_requested(&self) -> bool {
         signals::stop_requested()
     }
@@ -102,14 +123,13 @@ impl State {
     }
 
     fn print_if_due(&mut self) {
-        let since = *self.shown.get_or_insert_with(Instant::now);
-        if since.elapsed() < self.pause.max(PRINT_FIRST_AFTER) {
+        if self.shown.is_some_and(|at| at.elapsed() < self.pause) {
             return;
         }
         if let Some(line) = self.latest.take() {
             say(&format!("{line}\n"));
         }
-        self.pause = (self.pause.max(PRINT_FIRST_AFTER) * 2).min(PRINT_EVERY_MAX);
+        self.pause = (self.pause * 2).clamp(PRINT_EVERY_MIN, PRINT_EVERY_MAX);
         self.shown = Some(Instant::now());
     }
 

@@ -32,8 +32,10 @@ impl Screen {
 
     /// A piece of the result that is still growing: text as a model says it.
     pub fn piece(&self, text: &str) -> Result<()> {
+        let shown: String =
+            text.chars().map(|letter| if letter == '\n' { letter } else { shown(letter) }).collect();
         let mut out = std::io::stdout().lock();
-        written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+        written(out.write_all(shown.as_bytes()).and_then(|()| out.flush()))
     }
 
     /// One JSON document on one line.
@@ -115,9 +117,17 @@ fn is_number(cell: &str) -> bool {
     cell.is_empty() || cell.starts_with(|first: char| first.is_ascii_digit() || first == '-')
 }
 
-/// A name out of somebody's file system must not move the cursor or forge a line.
+/// A name out of somebody's file system must not move the cursor or forge a line, nor must a model's text.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { '\u{FFFD}' } else { letter }).collect()
+    text.chars().map(shown).collect()
+}
+
+fn shown(letter: char) -> char {
+    match letter {
+        '\t' => ' ',
+        _ if letter.is_control() => '\u{FFFD}',
+        _ => letter,
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,11 @@ use std::{
 
 use serde::{Deserialize, Deserializer, de};
 
-use crate::base::{Context, Error, ErrorKind, Result};
+pub use crate::work::client::Unsealer;
+use crate::{
+    base::{Context, Error, ErrorKind, Result},
+    work::client::Site,
+};
 
 /// Read when neither `--config` nor `CLOISTER_CONFIG` names another; it need not exist.
 const SYSTEM_CONFIG: &str = "/etc/cloister/cloister.toml";
@@ -19,22 +23,29 @@ const DEFAULT_LOG: &str = "warn";
 #[derive(Debug, Default, clap::Args)]
 pub struct GlobalArgs {
     /// Where everything is kept [default: ./cloister-data]
-    #[arg(long, global = true, env = "CLOISTER_DATA_DIR", value_name = "DIR", help_heading = HEADING)]
+    #[arg(long, global = true, env = "CLOISTER_DATA_DIR", hide_env_values = true, value_name = "DIR", help_heading = HEADING)]
     data_dir: Option<PathBuf>,
     /// Print JSON on standard output: one document, or one a line
     #[arg(long, global = true, help_heading = HEADING)]
     json: bool,
     /// Where to compute: auto, cpu or cuda:N [default: auto]
-    #[arg(long, global = true, env = "CLOISTER_DEVICE", value_name = "DEVICE", help_heading = HEADING)]
+    #[arg(long, global = true, env = "CLOISTER_DEVICE", hide_env_values = true, value_name = "DEVICE", help_heading = HEADING)]
     device: Option<Device>,
     /// How many threads compute [default: one a core]
-    #[arg(long, global = true, env = "CLOISTER_THREADS", value_name = "N", help_heading = HEADING)]
+    #[arg(long, global = true, env = "CLOISTER_THREADS", hide_env_values = true, value_name = "N", help_heading = HEADING)]
     threads: Option<NonZeroUsize>,
+    /// The file that holds the root key's wrapping key [default: the one that init remembered]
+    #[arg(long, global = true, env = "CLOISTER_KEY_FILE", hide_env_values = true, value_name = "FILE", help_heading = HEADING)]
+    key_file: Option<PathBuf>,
+    /// A file whose first line is the passphrase
+    #[arg(long, global = true, env = "CLOISTER_PASSPHRASE_FILE", hide_env_values = true, value_name = "FILE",
+          conflicts_with = "key_file", help_heading = HEADING)]
+    passphrase_file: Option<PathBuf>,
     /// What to log to standard error: a level, or room=level,… [default: warn]
-    #[arg(long, global = true, env = "CLOISTER_LOG", value_name = "FILTER", help_heading = HEADING)]
+    #[arg(long, global = true, env = "CLOISTER_LOG", hide_env_values = true, value_name = "FILTER", help_heading = HEADING)]
     log: Option<String>,
     /// A configuration file, given before the command [default: /etc/cloister/cloister.toml, if it is there]
-    #[arg(long, env = "CLOISTER_CONFIG", value_name = "FILE", help_heading = HEADING)]
+    #[arg(long, env = "CLOISTER_CONFIG", hide_env_values = true, value_name = "FILE", help_heading = HEADING)]
     config: Option<PathBuf>,
 }
 
@@ -47,6 +58,7 @@ pub struct Settings {
     pub json: bool,
     pub device: Device,
     pub threads: Option<NonZeroUsize>,
+    pub unsealer: Option<Unsealer>,
     pub log: String,
 }
 
@@ -56,6 +68,8 @@ struct ConfigFile {
     data_dir: Option<PathBuf>,
     device: Option<Device>,
     threads: Option<NonZeroUsize>,
+    key_file: Option<PathBuf>,
+    passphrase_file: Option<PathBuf>,
     log: Option<String>,
 }
 
@@ -71,9 +85,22 @@ impl Settings {
             json: args.json,
             device: args.device.or(file.device).unwrap_or(Device::Auto),
             threads: args.threads.or(file.threads),
+            unsealer: unsealer(args.key_file, args.passphrase_file)
+                .or_else(|| unsealer(file.key_file, file.passphrase_file)),
             log: args.log.or(file.log).unwrap_or_else(|| DEFAULT_LOG.into()),
         })
     }
+
+    /// What the warden needs to know of them.
+    pub fn site(&self) -> Site {
+        let Self { data_dir, unsealer, threads, .. } = self.clone();
+        Site { data_dir, unsealer, threads: threads.map(NonZeroUsize::get) }
+    }
+}
+
+fn unsealer(key_file: Option<PathBuf>, passphrase_file: Option<PathBuf>) -> Option<Unsealer> {
+    let passphrase = passphrase_file.map(Unsealer::PassphraseFile);
+    passphrase.or(key_file.map(Unsealer::KeyFile))
 }
 
 impl ConfigFile {
@@ -81,7 +108,9 @@ impl ConfigFile {
         let reading = || format!("reading the configuration {}", path.display());
         let text = std::fs::read_to_string(path).with_context(reading)?;
         toml::from_str(&text).with_context(reading).map_err(|error| {
-            error.with_kind(ErrorKind::Usage).remedy("the keys are: data_dir, device, threads, log")
+            error
+                .with_kind(ErrorKind::Usage)
+                .remedy("the keys are: data_dir, device, threads, key_file, passphrase_file, log")
         })
     }
 }

@@ -17,14 +17,16 @@ pub fn stop_requested() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
-/// Listens from now on. Without a listener a signal ends the process as it does any other.
-pub fn listen() {
+/// Listens from now on, and gives the flag that is raised. Without a listener a signal ends the process as it
+/// does any other.
+pub fn listen() -> &'static AtomicBool {
     LISTENING.call_once(|| {
         let spawned = std::thread::Builder::new().name("signals".into()).spawn(wait_for_signals);
         if let Err(error) = spawned {
             tracing::warn!("cannot listen for Ctrl-C: {error}");
         }
     });
+    &STOP
 }
 
 fn wait_for_signals() {
