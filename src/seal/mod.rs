@@ -14,7 +14,9 @@ mod random;
 mod reader;
 mod sign;
 mod slab;
+mod threads;
 mod wipe;
+mod writeback;
 mod writer;
 
 #[cfg(test)]
@@ -30,4 +32,5 @@ pub use random::{new_id, random_bytes};
 pub use reader::SealReader;
 pub use sign::{PublicKey, SIGNATURE_BYTES, Signer};
 pub use wipe::{WipedVec, wipe};
+pub use writeback::Writeback;
 pub use writer::{SealWriter, Sealed};

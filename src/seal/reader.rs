@@ -2,12 +2,18 @@
 //! to where its plaintext will be, opened there, and wiped there when it is not authentic.
 #![allow(unsafe_code)] // preadv, which std does not offer on stable
 
-use std::{fs::File, io, os::fd::AsRawFd, os::unix::fs::FileExt, thread};
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsRawFd, unix::fs::FileExt},
+    thread,
+};
 
 use super::{
     HEADER_BYTES, Header, Key, Label, WipedVec,
     cipher::{Cipher, NONCE_BYTES, TAG_BYTES},
     header::CHUNK_OVERHEAD_BYTES,
+    threads::{BYTES_PER_THREAD_MIN, join, threads_max},
     wipe,
 };
 use crate::base::{Context, Error, Result};
@@ -15,10 +21,6 @@ use crate::base::{Context, Error, Result};
 /// Chunks read by one system call: enough to make its cost vanish, few enough to stay in the cache until
 /// they are opened.
 const GROUP_BYTES: usize = 512 << 10;
-/// A thread is worth starting for this much.
-const BYTES_PER_THREAD_MIN: usize = 2 << 20;
-const THREADS_MAX: usize = 16;
-
 /// An open sealed object. Nothing it returns comes from a chunk that was not authenticated.
 pub struct SealReader {
     file: File,
@@ -95,6 +97,21 @@ impl SealReader {
         result
     }
 
+    /// The whole plaintext, in memory of its own.
+    ///
+    /// # Errors
+    /// As [`SealReader::read_at`].
+    pub fn read_all(&self) -> Result<Vec<u8>> {
+        let object = self.header.label.object;
+        let length = usize::try_from(self.len_bytes())
+            .map_err(|_| Error::unavailable(format!("object {object} does not fit into memory")))?;
+        // Zeroed by the kernel, page by page as the threads come to them.
+        let mut bytes = vec![0; length];
+        prefer_huge_pages(&mut bytes);
+        self.read_at(0, &mut bytes)?;
+        Ok(bytes)
+    }
+
     /// The first and the last chunk may be wanted in part: they go through a buffer of their own.
     fn read_edges(&self, mut first: u64, skip: usize, mut out: &mut [u8]) -> Result<()> {
         let whole = self.header.chunk_length(first);
@@ -123,8 +140,7 @@ impl SealReader {
 
     /// Whole chunks, shared out over threads in runs that lie together.
     fn read_whole_chunks(&self, first: u64, out: &mut [u8]) -> Result<()> {
-        let cores = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
-        let threads = (out.len() / BYTES_PER_THREAD_MIN).clamp(1, cores);
+        let threads = (out.len() / BYTES_PER_THREAD_MIN).clamp(1, threads_max());
         if threads == 1 {
             return self.read_run(first, out);
         }
@@ -139,10 +155,7 @@ impl SealReader {
                     scope.spawn(move || self.read_run(begins, run))
                 })
                 .collect();
-            runs.into_iter().try_for_each(|run| match run.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
+            runs.into_iter().try_for_each(join)
         })
     }
 
@@ -184,6 +197,17 @@ impl SealReader {
             }
         }
         Ok(())
+    }
+}
+
+/// A large buffer costs more to page in, 4 KiB at a time, than to decrypt. A wish: nothing fails without it.
+fn prefer_huge_pages(buffer: &mut [u8]) {
+    const HUGE: usize = 2 << 20;
+    let (start, end) = (buffer.as_ptr() as usize, buffer.as_ptr() as usize + buffer.len());
+    let (from, to) = (start.next_multiple_of(HUGE), end / HUGE * HUGE);
+    if from < to {
+        // SAFETY: whole pages inside the buffer's own allocation; the advice changes nothing that is in them.
+        unsafe { libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_HUGEPAGE) };
     }
 }
 

@@ -1,17 +1,21 @@
 //! Writes a sealed object as a stream, in bounded memory: plaintext is gathered in a few chunks, sealed in
 //! place and handed on.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    thread,
+};
 
 use super::{
     CHUNK_BYTES_DEFAULT, Digest, Header, Key, Label, WipedVec,
     cipher::{Cipher, NONCE_BYTES},
     header::CHUNK_OVERHEAD_BYTES,
+    threads::{BYTES_PER_THREAD_MIN, join, threads_max},
 };
 use crate::base::{Context, Error, Result};
 
-/// How much is gathered before it is sealed and written.
-const BATCH_BYTES: usize = 1 << 20;
+/// How much is gathered before it is sealed, by several threads, and written.
+const BATCH_BYTES: usize = 4 << 20;
 
 /// A sealed object being written to `W`. The length is known from the start, because it stands in the header;
 /// [`SealWriter::finish`] refuses fewer bytes and [`Write::write`] more.
@@ -27,6 +31,8 @@ pub struct SealWriter<W: Write> {
     /// Index of the first chunk of the batch.
     first_chunk: u64,
     taken_bytes: u64,
+    /// A batch could not be written: what stands in the sink is not an object, and never will be.
+    broken: bool,
 }
 
 /// What a finished object is listed by.
@@ -64,6 +70,7 @@ impl<W: Write> SealWriter<W> {
             in_chunk: 0,
             first_chunk: 0,
             taken_bytes: 0,
+            broken: false,
         })
     }
 
@@ -94,36 +101,60 @@ impl<W: Write> SealWriter<W> {
 
     /// Seals and writes the full chunks and the begun one, if any.
     fn seal_batch(&mut self) -> Result<()> {
+        let object = self.header.label.object;
+        if self.broken {
+            return Err(Error::failed(format!("writing object {object} failed before")));
+        }
         let begun = self.in_chunk > 0 || self.header.length_bytes == 0;
         let chunks = self.full_chunks + usize::from(begun);
         if chunks == 0 {
             return Ok(());
         }
-        let cipher = Cipher::new(&self.content_key);
-        let stride = self.stride();
-        let mut end = 0;
-        for place in 0..chunks {
-            let index = self.first_chunk + place as u64;
-            let length = self.header.chunk_length(index);
-            let chunk = &mut self.batch[place * stride..][..length + CHUNK_OVERHEAD_BYTES];
-            let (nonce, rest) = chunk.split_at_mut(NONCE_BYTES);
-            let (text, tag) = rest.split_at_mut(length);
-            let (fresh, made) = cipher.seal(&self.header.chunk_aad(index), text)?;
-            nonce.copy_from_slice(&fresh);
-            tag.copy_from_slice(&made);
-            end = place * stride + chunk.len();
+        // Until it is written, the batch is neither here nor there.
+        self.broken = true;
+        let last = self.header.chunk_length(self.first_chunk + chunks as u64 - 1) + CHUNK_OVERHEAD_BYTES;
+        let end = (chunks - 1) * self.stride() + last;
+        let run_chunks = chunks.div_ceil((end / BYTES_PER_THREAD_MIN).clamp(1, threads_max()));
+        let run_bytes = run_chunks * self.stride();
+        let (header, key, first) = (&self.header, &self.content_key, self.first_chunk);
+        let runs = self.batch[..end].chunks_mut(run_bytes).enumerate();
+        let seal = |(number, run): (usize, &mut [u8])| {
+            seal_run(header, &Cipher::new(key), first + (number * run_chunks) as u64, run)
+        };
+        if run_bytes >= end {
+            runs.map(seal).collect::<Result<()>>()?;
+        } else {
+            thread::scope(|scope| {
+                let threads: Vec<_> = runs.map(|run| scope.spawn(move || seal(run))).collect();
+                threads.into_iter().try_for_each(join)
+            })?;
         }
-        let object = self.header.label.object;
         self.out.write_all(&self.batch[..end]).with_context(|| format!("writing object {object}"))?;
         self.first_chunk += chunks as u64;
-        (self.full_chunks, self.in_chunk) = (0, 0);
+        (self.full_chunks, self.in_chunk, self.broken) = (0, 0, false);
         Ok(())
     }
+}
+
+/// Seals chunks that lie one after the other, from chunk `first` on.
+fn seal_run(header: &Header, cipher: &Cipher, first: u64, run: &mut [u8]) -> Result<()> {
+    let stride = header.chunk_bytes as usize + CHUNK_OVERHEAD_BYTES;
+    for (index, chunk) in (first..).zip(run.chunks_mut(stride)) {
+        let (nonce, rest) = chunk.split_at_mut(NONCE_BYTES);
+        let (text, tag) = rest.split_at_mut(header.chunk_length(index));
+        let (fresh, made) = cipher.seal(&header.chunk_aad(index), text)?;
+        nonce.copy_from_slice(&fresh);
+        tag.copy_from_slice(&made);
+    }
+    Ok(())
 }
 
 impl<W: Write> Write for SealWriter<W> {
     fn write(&mut self, plain: &[u8]) -> io::Result<usize> {
         let left = self.header.length_bytes - self.taken_bytes;
+        if self.broken {
+            return Err(io::Error::other(Error::failed("writing this object failed before")));
+        }
         if plain.is_empty() {
             return Ok(0);
         }

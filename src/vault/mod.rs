@@ -3,6 +3,7 @@
 //! an object is either whole, durable and listed, or not there at all; and that nothing missing, added, swapped,
 //! altered or rolled back goes unnoticed. What an object means, and who may read it, is for others.
 
+pub mod bench;
 mod depot;
 mod grant;
 mod keyring;

@@ -9,11 +9,12 @@ use std::{
 
 use crate::{
     base::{Context, Error, Id, Result, fs::sync_parent},
-    seal::{Digest, Key, Label, SealReader, SealWriter, Sealed, WipedVec},
+    seal::{Digest, Key, Label, SealReader, SealWriter, Sealed, WipedVec, Writeback},
 };
 
-/// What a sequential read asks of the object at once.
-const READ_AHEAD_BYTES: usize = 1 << 20;
+/// What a sequential read asks of the object at once: enough for several threads, and still in the last cache
+/// when the caller comes for it.
+const READ_AHEAD_BYTES: usize = 4 << 20;
 /// Files that are being written or deleted; swept when the vault is opened.
 pub(super) const TEMPORARY_SUFFIX: &str = ".tmp";
 
@@ -64,11 +65,21 @@ impl ObjectReader {
 
     /// The whole object in memory.
     pub fn read_all(&self) -> Result<Vec<u8>> {
-        let length = usize::try_from(self.len_bytes())
-            .map_err(|_| Error::unavailable(format!("object {} does not fit into memory", self.id())))?;
-        let mut bytes = vec![0; length];
-        self.read_at(0, &mut bytes)?;
-        Ok(bytes)
+        self.sealed.read_all()
+    }
+
+    /// Refills the buffer that small reads are served from.
+    fn read_ahead(&mut self) -> Result<()> {
+        let left = self.len_bytes() - self.position;
+        let next = usize::try_from(left).map_or(READ_AHEAD_BYTES, |left| left.min(READ_AHEAD_BYTES));
+        if self.ahead.len() != next {
+            self.ahead = WipedVec::zeroed(next);
+        }
+        // Should the read fail, nothing of the buffer is left to hand out.
+        self.used = next;
+        self.sealed.read_at(self.position, &mut self.ahead)?;
+        (self.used, self.position) = (0, self.position + next as u64);
+        Ok(())
     }
 }
 
@@ -83,22 +94,35 @@ impl Read for ObjectReader {
                 self.position += whole as u64;
                 return Ok(whole);
             }
-            let next = usize::try_from(left).map_or(READ_AHEAD_BYTES, |left| left.min(READ_AHEAD_BYTES));
-            let mut ahead = WipedVec::zeroed(next);
-            self.sealed.read_at(self.position, &mut ahead).map_err(io::Error::other)?;
-            (self.ahead, self.used) = (ahead, 0);
-            self.position += next as u64;
+            self.read_ahead().map_err(io::Error::other)?;
         }
         let taken = out.len().min(self.ahead.len() - self.used);
         out[..taken].copy_from_slice(&self.ahead[self.used..][..taken]);
         self.used += taken;
         Ok(taken)
     }
+
+    /// Straight to its place, by several threads.
+    fn read_to_end(&mut self, out: &mut Vec<u8>) -> io::Result<usize> {
+        let begin = out.len();
+        out.extend_from_slice(&self.ahead[self.used..]);
+        self.used = self.ahead.len();
+        let left = self.len_bytes() - self.position;
+        if begin == 0 && out.is_empty() && self.position == 0 {
+            *out = self.sealed.read_all().map_err(io::Error::other)?;
+        } else {
+            let direct = out.len();
+            out.resize(direct + usize::try_from(left).map_err(io::Error::other)?, 0);
+            self.sealed.read_at(self.position, &mut out[direct..]).map_err(io::Error::other)?;
+        }
+        self.position += left;
+        Ok(out.len() - begin)
+    }
 }
 
 /// An object being written, into a temporary file beside its place. Dropped, it leaves nothing.
 pub struct ObjectWriter {
-    sealing: SealWriter<File>,
+    sealing: SealWriter<Writeback>,
     temporary: Temporary,
 }
 
@@ -109,7 +133,7 @@ impl ObjectWriter {
         options.write(true).create_new(true).mode(0o600);
         let file = options.open(path).with_context(|| format!("creating {}", path.display()))?;
         let temporary = Temporary { path: path.to_owned(), kept: false };
-        Ok(Self { sealing: SealWriter::new(file, key, label, length_bytes)?, temporary })
+        Ok(Self { sealing: SealWriter::new(Writeback::new(file), key, label, length_bytes)?, temporary })
     }
 
     pub fn id(&self) -> Id {
@@ -120,7 +144,7 @@ impl ObjectWriter {
     pub fn finish(self) -> Result<Sealed> {
         let Self { sealing, mut temporary } = self;
         let (file, sealed) = sealing.finish()?;
-        file.sync_all().with_context(|| format!("syncing {}", temporary.path.display()))?;
+        file.into_file().sync_all().with_context(|| format!("syncing {}", temporary.path.display()))?;
         sync_parent(&temporary.path)?;
         temporary.kept = true;
         Ok(sealed)

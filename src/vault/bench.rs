@@ -1,0 +1,309 @@
+//! What sealing costs: the same bytes read and written through a vault and as plain files, side by side. The
+//! plain files hold random bytes, so nothing unsealed ever lies on the disk.
+
+use std::{
+    fs::{self, File},
+    hint::black_box,
+    io::{Read, Write},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    thread,
+    time::Instant,
+};
+
+use serde::Serialize;
+
+use super::{Depot, Unsealer, Vault};
+use crate::{
+    base::{Context, Error, Id, IdKind, Monitor, Philox, Progress, Result},
+    seal::{Secret, random_bytes},
+};
+
+/// What a reader or writer of a stream handles at once.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// One way to use the vault beside the same with plain files. Times are the medians of all rounds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SealingRow {
+    pub what: String,
+    pub bytes: u64,
+    pub plain_s: f64,
+    pub sealed_s: f64,
+    /// Sealed over plain, of the same round; the median. 1.10 means a tenth slower.
+    pub ratio: f64,
+}
+
+struct Case {
+    what: &'static str,
+    object_bytes: usize,
+    plain: fn(&[PathBuf]) -> Result<()>,
+    sealed: fn(&Vault, &[Id]) -> Result<()>,
+}
+
+/// Reads and writes `mib` MiB each way, `rounds` times, plain and sealed in turn, in a vault of its own under
+/// `scratch`, which it makes and removes.
+pub fn sealing(scratch: &Path, mib: u64, rounds: usize, monitor: &dyn Monitor) -> Result<Vec<SealingRow>> {
+    let bytes = usize::try_from(mib << 20).map_err(|_| Error::usage("too many MiB"))?;
+    let place = Scratch::new(scratch)?;
+    let passphrase = Unsealer::Passphrase(Secret::new(random_bytes::<32>()?.to_vec()));
+    let vault = Vault::init(&place.0, &passphrase)?;
+    let reads = [
+        Case {
+            what: "load one object whole",
+            object_bytes: bytes,
+            plain: |files| files.iter().try_for_each(|file| plain_read_whole(file)),
+            sealed: |vault, ids| {
+                ids.iter().try_for_each(|&id| vault.open(id)?.read_all().map(|all| drop(black_box(all))))
+            },
+        },
+        Case {
+            what: "load one object whole, both with all threads",
+            object_bytes: bytes,
+            plain: |files| files.iter().try_for_each(|file| plain_read_whole_by_threads(file)),
+            sealed: |vault, ids| {
+                ids.iter().try_for_each(|&id| vault.open(id)?.read_all().map(|all| drop(black_box(all))))
+            },
+        },
+        Case {
+            what: "stream one object into memory, piece by piece",
+            object_bytes: bytes,
+            plain: |files| files.iter().try_for_each(|file| stream_plain(file)),
+            sealed: |vault, ids| ids.iter().try_for_each(|&id| stream_sealed(vault, id)),
+        },
+        Case {
+            what: "read documents of 64 KiB",
+            object_bytes: 64 << 10,
+            plain: |files| files.iter().try_for_each(|file| plain_read_whole(file)),
+            sealed: |vault, ids| {
+                ids.iter().try_for_each(|&id| vault.open(id)?.read_all().map(|all| drop(black_box(all))))
+            },
+        },
+    ];
+    let mut rows = Vec::new();
+    for case in &reads {
+        let count = (bytes / case.object_bytes).clamp(1, 2048);
+        let (files, ids) = lay_out(&place.0, &vault, count, case.object_bytes)?;
+        let total = (count * case.object_bytes) as u64;
+        rows.push(measure(
+            case.what,
+            total,
+            rounds,
+            monitor,
+            || (case.plain)(&files),
+            || (case.sealed)(&vault, &ids),
+        )?);
+        vault.delete_all(&ids)?;
+        files.iter().try_for_each(fs::remove_file).context("removing the plain files")?;
+    }
+    for (what, object_bytes) in
+        [("write one object, durably", bytes), ("write documents of 64 KiB, durably", 64 << 10)]
+    {
+        let count = (bytes / object_bytes).clamp(1, 128);
+        let total = (count * object_bytes) as u64;
+        let content = random(object_bytes);
+        let plain = || write_plain(&place.0, count, &content);
+        let sealed = || write_sealed(&vault, count, &content);
+        rows.push(measure(what, total, rounds, monitor, plain, sealed)?);
+    }
+    Ok(rows)
+}
+
+fn measure(
+    what: &str,
+    bytes: u64,
+    rounds: usize,
+    monitor: &dyn Monitor,
+    plain: impl Fn() -> Result<()>,
+    sealed: impl Fn() -> Result<()>,
+) -> Result<SealingRow> {
+    let timed = |work: &dyn Fn() -> Result<()>| -> Result<f64> {
+        let start = Instant::now();
+        work()?;
+        Ok(start.elapsed().as_secs_f64())
+    };
+    // The first of each warms what it touches.
+    (plain()?, sealed()?);
+    let (mut plain_s, mut sealed_s, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..rounds {
+        if monitor.stop_requested() {
+            return Err(Error::interrupted("the bench was stopped"));
+        }
+        // Whoever goes second finds warmer caches: they take turns.
+        let (a, b) = if round % 2 == 0 {
+            let a = timed(&plain)?;
+            (a, timed(&sealed)?)
+        } else {
+            let b = timed(&sealed)?;
+            (timed(&plain)?, b)
+        };
+        plain_s.push(a);
+        sealed_s.push(b);
+        ratios.push(b / a);
+        monitor.progress(&Progress {
+            stage: what.to_owned(),
+            done: round as u64 + 1,
+            total: rounds as u64,
+            unit: "round".to_owned(),
+            ..Progress::default()
+        });
+    }
+    let median = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    };
+    Ok(SealingRow {
+        what: what.to_owned(),
+        bytes,
+        plain_s: median(plain_s),
+        sealed_s: median(sealed_s),
+        ratio: median(ratios),
+    })
+}
+
+fn lay_out(
+    place: &Path,
+    vault: &Vault,
+    count: usize,
+    object_bytes: usize,
+) -> Result<(Vec<PathBuf>, Vec<Id>)> {
+    let content = random(object_bytes);
+    let (mut files, mut objects) = (Vec::new(), Vec::new());
+    for number in 0..count {
+        let file = place.join(format!("plain-{number}"));
+        fs::write(&file, &content).with_context(|| format!("writing {}", file.display()))?;
+        files.push(file);
+        let mut object = vault.create(IdKind::Object, object_bytes as u64)?;
+        object.write_all(&content).context("writing an object")?;
+        objects.push(object);
+    }
+    Ok((files, vault.commit_all(objects)?))
+}
+
+fn open_plain(path: &Path) -> Result<File> {
+    File::open(path).with_context(|| format!("opening {}", path.display()))
+}
+
+fn plain_read_whole(path: &Path) -> Result<()> {
+    black_box(fs::read(path).with_context(|| format!("reading {}", path.display()))?);
+    Ok(())
+}
+
+fn plain_read_whole_by_threads(path: &Path) -> Result<()> {
+    let file = open_plain(path)?;
+    let length = file.metadata().context("measuring a plain file")?.len() as usize;
+    let mut bytes = vec![0; length];
+    let run = length.div_ceil(thread::available_parallelism().map_or(1, usize::from)).max(1);
+    thread::scope(|scope| {
+        for (number, part) in bytes.chunks_mut(run).enumerate() {
+            let file = &file;
+            scope.spawn(move || file.read_exact_at(part, (number * run) as u64));
+        }
+    });
+    black_box(bytes);
+    Ok(())
+}
+
+fn stream_plain(path: &Path) -> Result<()> {
+    let file = open_plain(path)?;
+    let length = file.metadata().context("measuring a plain file")?.len();
+    stream(file, length)
+}
+
+fn stream_sealed(vault: &Vault, id: Id) -> Result<()> {
+    let object = vault.open(id)?;
+    let length = object.len_bytes();
+    stream(object, length)
+}
+
+fn stream(mut from: impl Read, length_bytes: u64) -> Result<()> {
+    let mut bytes = vec![0; length_bytes as usize];
+    bytes.chunks_mut(PIECE_BYTES).try_for_each(|piece| from.read_exact(piece)).context("streaming")?;
+    black_box(bytes);
+    Ok(())
+}
+
+fn write_plain(place: &Path, count: usize, content: &[u8]) -> Result<()> {
+    for number in 0..count {
+        let path = place.join(format!("plain-{number}"));
+        let write = || -> std::io::Result<()> {
+            let mut file = File::create(&path)?;
+            content.chunks(PIECE_BYTES).try_for_each(|piece| file.write_all(piece))?;
+            file.sync_all()
+        };
+        write().with_context(|| format!("writing {}", path.display()))?;
+        crate::base::fs::sync_parent(&path)?;
+        fs::remove_file(&path).context("removing a plain file")?;
+    }
+    Ok(())
+}
+
+fn write_sealed(vault: &Vault, count: usize, content: &[u8]) -> Result<()> {
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        let mut object = vault.create(IdKind::Object, content.len() as u64)?;
+        content
+            .chunks(PIECE_BYTES)
+            .try_for_each(|piece| object.write_all(piece))
+            .context("writing an object")?;
+        ids.push(vault.commit(object)?);
+    }
+    vault.delete_all(&ids)
+}
+
+/// Bytes that nothing compresses; they protect nothing.
+fn random(length: usize) -> Vec<u8> {
+    let mut rng = Philox::new(1, 0);
+    let mut bytes = vec![0; length];
+    bytes.chunks_mut(8).for_each(|word| word.copy_from_slice(&rng.next_u64().to_le_bytes()[..word.len()]));
+    bytes
+}
+
+/// A directory of this run's own, gone when it is over.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(beside: &Path) -> Result<Self> {
+        let place = beside.join(format!("bench-sealing-{}", std::process::id()));
+        crate::base::fs::create_private_dir(&place)?;
+        Ok(Self(place))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Nothing of value is in it, and the measurements are already made.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Silent;
+
+    #[test]
+    fn measures_every_row_and_cleans_up() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let rows = sealing(directory.path(), 1, 1, &Silent).expect("bench");
+        assert_eq!(rows.len(), 6);
+        assert!(rows.iter().all(|row| row.ratio > 0.0 && row.plain_s > 0.0 && row.bytes > 0), "{rows:?}");
+        assert_eq!(fs::read_dir(directory.path()).expect("list").count(), 0);
+    }
+
+    /// For choosing constants: `cargo test --release bench::tests::prints -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "prints timings, asserts nothing"]
+    fn prints() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        for row in sealing(directory.path(), 64, 7, &Silent).expect("bench") {
+            let rate = |seconds: f64| row.bytes as f64 / seconds / 1e9;
+            println!(
+                "{:46} plain {:6.2} GB/s  sealed {:6.2} GB/s  ratio {:.3}",
+                row.what,
+                rate(row.plain_s),
+                rate(row.sealed_s),
+                row.ratio
+            );
+        }
+    }
+}
