@@ -1,8 +1,9 @@
 //! The engine: a model on a thread of its own that answers many requests at once. Requests are checked before
 //! anything starts; dropping an answer's [`Events`] cancels it; shutting down finishes what runs, within bounds.
 //!
-//! A greedy answer is the same, token for token, whatever else is in the batch, however its prompt was cut
-//! into steps, and whether it was pre-empted. That rests on [`StepModel`]'s promise about the bits of logits.
+//! A greedy answer is the same, token for token, whatever else is in the batch and whether it was pre-empted.
+//! That rests on [`StepModel`]'s promise about the bits of logits, and on the scheduler's cutting a sequence
+//! into passes in a way that looks at that sequence alone. A sampled answer depends on its seed besides.
 
 use std::{
     hash::{BuildHasher, Hasher},
@@ -41,7 +42,8 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { budget: StepBudget { tokens: 512, sequences: 32 }, requests_max: 256, end_tokens: Vec::new() }
+        let budget = StepBudget { tokens: 512, sequences: 32, prompt_piece: 256 };
+        Self { budget, requests_max: 256, end_tokens: Vec::new() }
     }
 }
 

@@ -56,7 +56,7 @@ fn greedy(prompt: &[u32], max_tokens: usize) -> Vec<u32> {
 #[test]
 fn greedy_answers_do_not_depend_on_the_batch_nor_on_preemption() {
     // 20 blocks of 4: several of these requests at once do not fit, so some are pre-empted and recomputed.
-    let budget = StepBudget { tokens: 12, sequences: 6 };
+    let budget = StepBudget { tokens: 12, sequences: 6, prompt_piece: 5 };
     let engine = engine(20, EngineOptions { budget, ..EngineOptions::default() });
     let mut rng = Philox::new(2, 0);
     let requests: Vec<(Vec<u32>, usize)> = (0..40)

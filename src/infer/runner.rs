@@ -26,8 +26,8 @@ pub struct Part<'a> {
     pub wants_logits: bool,
 }
 
-/// A model with its KV pool. The bits of a sequence's logits must depend on that sequence's tokens alone: not
-/// on the other parts of a step, nor on how its tokens were cut into steps, nor on which blocks it was given.
+/// A model with its KV pool. The bits of a sequence's logits must depend on that sequence's tokens and on how they
+/// were cut into parts alone: not on the other parts of a step, nor on which blocks it was given.
 pub trait StepModel: Send {
     fn shape(&self) -> Shape;
 

@@ -12,9 +12,11 @@ use super::{
 /// The bounds of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepBudget {
-    /// Tokens that one pass through the model may hold: bounds its memory and a decoder's wait.
+    /// Tokens that one step may run: bounds its memory and a decoder's wait.
     pub tokens: usize,
     pub sequences: usize,
+    /// Prompts are cut into pieces of so many tokens.
+    pub prompt_piece: usize,
 }
 
 /// A running sequence's part in a step: its next `tokens` are run.
@@ -37,8 +39,11 @@ pub struct Scheduler<A> {
 
 impl<A> Scheduler<A> {
     pub fn new(blocks: BlockManager, budget: StepBudget) -> Self {
-        assert!(budget.tokens >= budget.sequences, "every running sequence decodes one token in a step");
-        assert!(budget.sequences > 0, "a step holds at least one sequence");
+        assert!(budget.sequences > 0 && budget.prompt_piece > 0, "a step does something");
+        assert!(
+            budget.tokens >= budget.sequences + budget.prompt_piece,
+            "a piece of a prompt fits beside all that decode: otherwise it might wait for ever"
+        );
         Self { blocks, budget, waiting: VecDeque::new(), running: Vec::new(), preemptions: 0 }
     }
 
@@ -103,8 +108,8 @@ impl<A> Scheduler<A> {
             let sequence = &self.running[place];
             // Prompts take what decoding leaves: a long one must not hold up the others.
             let decoding_later = self.running[place + 1..].iter().filter(|s| s.is_decoding()).count();
-            let tokens = sequence.pending().min(budget.saturating_sub(decoding_later));
-            if tokens > 0 && self.make_room(place, tokens) {
+            let tokens = sequence.next_pass(self.budget.prompt_piece);
+            if tokens + decoding_later <= budget && self.make_room(place, tokens) {
                 turns.push(Turn { place, tokens });
                 budget -= tokens;
             }
@@ -137,12 +142,12 @@ impl<A> Scheduler<A> {
     }
 
     fn admit_waiting(&mut self, mut budget: usize, turns: &mut Vec<Turn>) {
-        while budget > 0 && self.running.len() < self.budget.sequences && self.may_admit_next() {
+        while self.running.len() < self.budget.sequences && self.may_admit_next(budget) {
             let mut sequence = self.waiting.pop_front().expect("may_admit_next saw it");
             let pending = sequence.pending();
             let grown = self.blocks.grow(&mut sequence.table, pending);
             assert!(grown, "may_admit_next saw the blocks");
-            let tokens = sequence.pending().min(budget);
+            let tokens = sequence.next_pass(self.budget.prompt_piece);
             budget -= tokens;
             turns.push(Turn { place: self.running.len(), tokens });
             self.running.push(sequence);
@@ -151,10 +156,11 @@ impl<A> Scheduler<A> {
 
     /// A newcomer needs the blocks of its whole prompt, and among others one more to grow into: without it,
     /// it would be pre-empted and computed again at once.
-    fn may_admit_next(&self) -> bool {
+    fn may_admit_next(&self, budget: usize) -> bool {
         let spare = if self.running.is_empty() { 0 } else { self.blocks.block_tokens() };
         self.waiting
             .front()
+            .filter(|sequence| sequence.next_pass(self.budget.prompt_piece) <= budget)
             .is_some_and(|sequence| self.blocks.can_grow(&BlockTable::default(), sequence.pending() + spare))
     }
 }
@@ -165,7 +171,8 @@ mod tests {
     use crate::base::Philox;
 
     fn scheduler(blocks: usize, tokens: usize, sequences: usize) -> Scheduler<u32> {
-        Scheduler::new(BlockManager::new(blocks, 4), StepBudget { tokens, sequences })
+        let prompt_piece = tokens - sequences;
+        Scheduler::new(BlockManager::new(blocks, 4), StepBudget { tokens, sequences, prompt_piece })
     }
 
     /// Runs one step as the engine does, with a model that always says 7.
@@ -183,18 +190,48 @@ mod tests {
 
     #[test]
     fn a_long_prompt_is_cut_and_does_not_hold_up_decoding() {
-        let mut scheduler = scheduler(100, 8, 4);
+        let mut scheduler = scheduler(100, 12, 4);
         scheduler.submit(Sequence::new(vec![1; 3], 0));
         step(&mut scheduler);
         scheduler.submit(Sequence::new(vec![1; 20], 1));
         scheduler.submit(Sequence::new(vec![1; 2], 2));
-        assert_eq!(step(&mut scheduler), [Turn { place: 0, tokens: 1 }, Turn { place: 1, tokens: 7 }]);
-        assert_eq!(step(&mut scheduler), [Turn { place: 0, tokens: 1 }, Turn { place: 1, tokens: 7 }]);
-        // 6 of the 20 are left, and the newcomer gets what remains of the 8.
-        assert_eq!(
-            step(&mut scheduler),
-            [Turn { place: 0, tokens: 1 }, Turn { place: 1, tokens: 6 }, Turn { place: 2, tokens: 1 }]
-        );
+        let turn = |place, tokens| Turn { place, tokens };
+        // 12 tokens: one decodes, a piece of 8, and a short prompt that still fits.
+        assert_eq!(step(&mut scheduler), [turn(0, 1), turn(1, 8), turn(2, 2)]);
+        assert_eq!(step(&mut scheduler), [turn(0, 1), turn(1, 8), turn(2, 1)]);
+        assert_eq!(step(&mut scheduler), [turn(0, 1), turn(1, 4), turn(2, 1)]);
+        assert_eq!(step(&mut scheduler), [turn(0, 1), turn(1, 1), turn(2, 1)]);
+    }
+
+    #[test]
+    fn a_sequence_is_cut_the_same_way_in_any_company_and_after_preemption() {
+        let cuts = |crowd: u32, blocks| {
+            let mut scheduler = scheduler(blocks, 12, 4);
+            for _ in 0..crowd {
+                scheduler.submit(Sequence::new(vec![1; 9], 0));
+            }
+            scheduler.submit(Sequence::new(vec![1; 19], 1));
+            let (mut cuts, mut preemptions) = (Vec::new(), 0);
+            while scheduler.running().iter().all(|s| s.answer == 0 || s.answer_tokens() < 9) {
+                for turn in step(&mut scheduler) {
+                    if scheduler.running()[turn.place].answer == 1 {
+                        if scheduler.preemptions() > preemptions {
+                            preemptions = scheduler.preemptions();
+                            cuts.clear();
+                        }
+                        cuts.push(turn.tokens);
+                    }
+                }
+                scheduler.remove(|s| s.answer == 0 && s.answer_tokens() > 7);
+            }
+            (cuts, preemptions)
+        };
+        let alone = cuts(0, 100);
+        assert_eq!(alone, (vec![8, 8, 3, 1, 1, 1, 1, 1, 1, 1, 1], 0));
+        assert_eq!(cuts(3, 100), alone);
+        let (crowded, preemptions) = cuts(2, 13);
+        assert!(preemptions > 0, "the test must exercise pre-emption");
+        assert_eq!(crowded, alone.0);
     }
 
     #[test]
@@ -218,8 +255,11 @@ mod tests {
         assert_eq!(step(&mut scheduler), [Turn { place: 0, tokens: 1 }]);
         assert_eq!((scheduler.preemptions(), scheduler.waiting()), (1, 1));
         scheduler.remove(|sequence| sequence.answer == 0);
-        // Prompt and answer are computed again in one piece.
-        assert_eq!(step(&mut scheduler), [Turn { place: 0, tokens: 6 }]);
+        // The prompt is computed again in one piece, the answer token by token.
+        assert_eq!(step(&mut scheduler), [Turn { place: 0, tokens: 4 }]);
+        assert_eq!(step(&mut scheduler), [Turn { place: 0, tokens: 1 }]);
+        assert_eq!(scheduler.running()[0].answer_tokens(), 2, "nothing new yet");
+        step(&mut scheduler);
         assert_eq!(scheduler.running()[0].answer_tokens(), 3);
     }
 

@@ -47,9 +47,20 @@ impl<A> Sequence<A> {
         self.tokens.len() - self.cached
     }
 
-    /// Decoding, as opposed to working through a prompt.
+    /// How many tokens its next pass takes: a piece of the prompt, cut at multiples of `piece`, or one token of
+    /// the answer. This looks at the sequence alone, so that its bits do not depend on its company; and it
+    /// is the same again when everything is recomputed after a pre-emption.
+    pub fn next_pass(&self, piece: usize) -> usize {
+        if self.is_decoding() {
+            return self.pending().min(1);
+        }
+        let piece_end = (self.cached / piece + 1) * piece;
+        piece_end.min(self.prompt_tokens) - self.cached
+    }
+
+    /// Past its prompt.
     pub fn is_decoding(&self) -> bool {
-        self.pending() == 1
+        self.cached >= self.prompt_tokens
     }
 
     /// The model has run the next `tokens` of it.
