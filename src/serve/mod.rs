@@ -6,9 +6,11 @@ pub mod api;
 pub mod error;
 pub mod handlers;
 pub mod intake;
+pub mod listen;
 pub mod metrics;
 pub mod records;
 pub mod routes;
+pub mod tls;
 pub mod wire;
 
 pub use api::{Api, Limits, Served};
