@@ -4,6 +4,7 @@
 
 mod answer;
 pub mod blocks;
+pub mod decoder_runner;
 pub mod engine;
 pub mod runner;
 pub mod sampler;
