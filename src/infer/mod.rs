@@ -6,6 +6,9 @@ mod answer;
 pub mod blocks;
 pub mod decoder_runner;
 pub mod engine;
+pub mod generate;
+pub mod load;
+pub mod prompt;
 pub mod runner;
 pub mod sampler;
 pub mod scheduler;
@@ -13,6 +16,7 @@ pub mod sequence;
 pub mod stop;
 
 pub use engine::{Engine, EngineOptions, Event, Events, FinishReason, Generation, Piece, Refusal, Usage};
+pub use prompt::Prompt;
 pub use sampler::Sampling;
 
 #[cfg(test)]

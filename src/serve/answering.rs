@@ -24,12 +24,12 @@ use super::{
     records::{Asked, Ended},
     wire::{
         answers::{Envelope, LoggedPiece},
-        requests::{self, Ask, Prompt},
+        requests::{self, Ask},
     },
 };
 use crate::{
     base::{Error, Result},
-    infer::{Event, Events, FinishReason, Generation, Piece, Usage},
+    infer::{Event, Events, FinishReason, Generation, Piece, Prompt, Usage},
     seal,
     store::{AnswerKind, AnswerState},
     work::policy::Caller,
@@ -86,7 +86,7 @@ async fn prepare(served: &Arc<Served>, ask: Ask) -> ApiResult<(Ask, Generation)>
         tokio::task::spawn_blocking(move || served.encode(&ask.prompt).map(|tokens| (ask, tokens)));
     let (ask, prompt) =
         encoding.await.map_err(|_| ApiError::internal(&Error::failed("encoding a prompt panicked")))??;
-    let field = ask.prompt.field();
+    let field = ask.prompt_field();
     if prompt.is_empty() {
         return Err(ApiError::invalid(
             field,

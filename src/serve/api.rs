@@ -15,12 +15,11 @@ use super::{
     metrics::Metrics,
     records::{ModelFacts, Records},
     routes::ROUTES,
-    wire::requests::Prompt,
 };
 use crate::{
-    base::{Error, Result},
-    infer::Engine,
-    text::{ChatTemplate, Special},
+    base::{Error, ErrorKind, Result},
+    infer::{Engine, Prompt},
+    text::ChatTemplate,
 };
 
 /// The bounds of what one client, or all of them, can take.
@@ -53,21 +52,11 @@ pub struct Served {
 }
 
 impl Served {
-    /// The tokens of a prompt, beginning as every document did in training.
+    /// # Errors
+    /// `Usage` for a conversation that the template refuses.
     pub fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>> {
-        let tokenizer = self.engine.tokenizer();
-        match prompt {
-            Prompt::Tokens(tokens) => Ok(tokens.clone()),
-            Prompt::Chat(messages) => self
-                .template
-                .encode(tokenizer, messages, true)
-                .map_err(|error| error.with_kind(crate::base::ErrorKind::Usage)),
-            Prompt::Text(text) => {
-                let mut tokens: Vec<u32> = tokenizer.special(Special::Bos).into_iter().collect();
-                tokens.extend(tokenizer.encode(text)?);
-                Ok(tokens)
-            }
-        }
+        let encoded = prompt.encode(self.engine.tokenizer(), &self.template);
+        encoded.map_err(|error| error.with_kind(ErrorKind::Usage))
     }
 }
 

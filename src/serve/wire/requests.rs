@@ -7,7 +7,10 @@ use super::{
     super::error::{ApiError, ApiResult, below_minimum},
     fields::Fields,
 };
-use crate::{infer::Sampling, text::Message};
+use crate::{
+    infer::{Prompt, Sampling},
+    text::Message,
+};
 
 /// The OpenAI API's own bounds.
 const TEMPERATURE_MAX: f32 = 2.0;
@@ -33,19 +36,12 @@ pub struct Ask {
     pub logprobs: bool,
 }
 
-#[derive(Debug, PartialEq)]
-pub enum Prompt {
-    Chat(Vec<Message>),
-    Text(String),
-    Tokens(Vec<u32>),
-}
-
-impl Prompt {
-    /// The field of the request that it came in.
-    pub fn field(&self) -> &'static str {
-        match self {
-            Self::Chat(_) => "messages",
-            Self::Text(_) | Self::Tokens(_) => "prompt",
+impl Ask {
+    /// The field of the request that the prompt came in.
+    pub fn prompt_field(&self) -> &'static str {
+        match self.prompt {
+            Prompt::Chat(_) => "messages",
+            Prompt::Text(_) | Prompt::Tokens(_) => "prompt",
         }
     }
 }
