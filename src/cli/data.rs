@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     base::{Context, Result, units::Bytes},
-    work::request::{DocumentRow, Ingested, QuarantineRow, Request, Verified},
+    work::request::{DocumentRow, Ingest, Ingested, QuarantineRow, Request, Verified},
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -49,7 +49,8 @@ pub fn run(command: Command, session: &Session) -> Result<()> {
     match command {
         Command::Ingest { paths, collection, subjects, licence } => {
             let paths = absolute(paths)?;
-            let done: Ingested = session.ask(Request::DataIngest { paths, collection, subjects, licence })?;
+            let wanted = Ingest { paths, sample: false, collection, subjects, licence };
+            let done: Ingested = session.ask(Request::DataIngest(wanted))?;
             screen.show(&done, draw_ingested)
         }
         Command::Ls(Filter { collection }) => {

@@ -15,8 +15,8 @@ use crate::{base::Id, text::Message, train::RunConfig};
 pub enum Request {
     /// -> [`Status`]
     Status,
-    /// -> [`Ingested`]. Paths are absolute: a daemon stands elsewhere.
-    DataIngest { paths: Vec<PathBuf>, collection: String, subjects: Vec<String>, licence: Option<String> },
+    /// -> [`Ingested`]
+    DataIngest(Ingest),
     /// -> `Vec<DocumentRow>`
     DataLs { collection: Option<String> },
     /// -> `Vec<QuarantineRow>`
@@ -80,7 +80,7 @@ impl Request {
     pub fn action(&self) -> Action {
         match self {
             Self::Status => Action::Status,
-            Self::DataIngest { .. } => Action::DataIngest,
+            Self::DataIngest(_) => Action::DataIngest,
             Self::DataLs { .. } | Self::DataQuarantine { .. } => Action::DataList,
             Self::DataVerify => Action::DataVerify,
             Self::TokenizerTrain { .. } => Action::TokenizerTrain,
@@ -115,6 +115,17 @@ impl Request {
             _ => None,
         }
     }
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Ingest {
+    /// Absolute: a daemon stands elsewhere.
+    pub paths: Vec<PathBuf>,
+    /// The documents that ship in the binary, instead of paths.
+    pub sample: bool,
+    pub collection: String,
+    pub subjects: Vec<String>,
+    pub licence: Option<String>,
 }
 
 /// A run to begin: what its file and flags say, already laid over each other.

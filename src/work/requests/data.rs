@@ -13,7 +13,7 @@ use crate::{
         jobs,
         policy::Actor,
         protocol::Task,
-        request::{DocumentRow, Ingested, QuarantineRow, Request, Verified},
+        request::{DocumentRow, Ingest, Ingested, QuarantineRow, Request, Verified},
         warden::Warden,
     },
 };
@@ -24,11 +24,12 @@ pub(super) fn ingest(
     request: &Request,
     monitor: &dyn Monitor,
 ) -> Result<Performed> {
-    let Request::DataIngest { paths, collection, subjects, licence } = request else {
+    let Request::DataIngest(Ingest { paths, sample, collection, subjects, licence }) = request else {
         return Err(Error::failed("this is no ingest"));
     };
     let spec = IngestSpec {
         paths: paths.clone(),
+        sample: *sample,
         collection: collection.clone(),
         subjects: subjects.clone(),
         licence: licence.clone(),

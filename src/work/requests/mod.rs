@@ -49,7 +49,7 @@ pub(super) fn perform(
 ) -> Result<Performed> {
     match &request {
         Request::Status => records::status(warden),
-        Request::DataIngest { .. } => data::ingest(warden, actor, &request, monitor),
+        Request::DataIngest(_) => data::ingest(warden, actor, &request, monitor),
         Request::DataLs { collection } => data::list(warden, collection.as_deref()),
         Request::DataQuarantine { collection } => data::quarantine(warden, collection.as_deref()),
         Request::DataVerify => data::verify(warden, monitor),
