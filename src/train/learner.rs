@@ -288,3 +288,115 @@ impl Shape {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::{
+        base::Philox,
+        device::Comm,
+        train::{DataFacts, Purpose, RunConfig},
+    };
+
+    /// A step of four sequences, by `ranks` ranks in `accumulate` passes each.
+    fn recipe(ranks: u32, micro_batch: u32, tied: bool) -> Recipe {
+        let config = RunConfig {
+            purpose: Some(Purpose::trial()),
+            layers: Some(2),
+            dim: Some(32),
+            heads: Some(4),
+            kv_heads: Some(2),
+            ffn: Some(48),
+            context: Some(16),
+            batch_tokens: Some(64),
+            micro_batch: Some(micro_batch),
+            ranks: Some(ranks),
+            tied: Some(tied),
+            ..RunConfig::default()
+        };
+        let data = DataFacts { vocab: 50, train_tokens: 9999, heldout_tokens: 0, heldout_bytes: 0 };
+        Recipe::settle(&config, &data, None).expect("sound")
+    }
+
+    fn learner(recipe: &Recipe) -> Learner {
+        let device = Device::cpu(Some(1));
+        let exec = Needs::rehearse(recipe, &device).and_then(|needs| needs.exec(&device)).expect("small");
+        let mut learner = Learner::new(exec, recipe).expect("small");
+        learner.init(7);
+        learner
+    }
+
+    fn rows(first: u64, count: u64) -> Packed {
+        let mut packed = Packed::default();
+        for row in first..first + count {
+            let mut rng = Philox::new(1, row);
+            packed.inputs.extend((0..16).map(|_| rng.below(50) as u32));
+            packed.targets.extend((0..16).map(|_| rng.below(50) as u32));
+            packed.pieces.extend([5, 11]);
+        }
+        packed
+    }
+
+    /// The gradient of one step and the sum of its losses, as each rank has it.
+    fn step(recipe: &Recipe) -> Vec<(Vec<f32>, f64)> {
+        thread::scope(|scope| {
+            let ranks: Vec<_> = Comm::group(recipe.ranks as usize)
+                .into_iter()
+                .map(|comm| {
+                    scope.spawn(move || {
+                        let mut learner = learner(recipe);
+                        learner.on_ready(Box::new(super::super::mesh::Exchange(comm.clone())));
+                        learner.begin_step();
+                        let mut nats = [0.0];
+                        for pass in 0..recipe.accumulate {
+                            let turn = pass * recipe.ranks + comm.rank() as u64;
+                            let packed = rows(turn * recipe.micro_batch, recipe.micro_batch);
+                            nats[0] += learner.accumulate(&packed, 1.0 / 64.0).expect("a sound pass");
+                        }
+                        comm.sum(&mut nats).expect("both are here");
+                        learner.grads.end_step().expect("every gradient is whole");
+                        (host::slice::<f32>(learner.grads.flat()).to_vec(), nats[0])
+                    })
+                })
+                .collect();
+            ranks.into_iter().map(|rank| rank.join().expect("no panic")).collect()
+        })
+    }
+
+    /// Ranks have the same bits as one another; against one rank the sums are taken in another order, so they
+    /// agree up to rounding.
+    #[test]
+    fn ranks_and_passes_give_one_ranks_gradients() {
+        for tied in [true, false] {
+            let one = step(&recipe(1, 4, tied)).remove(0);
+            let largest = one.0.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+            for (ranks, micro_batch) in [(1, 1), (2, 2), (2, 1), (4, 1)] {
+                let all = step(&recipe(ranks, micro_batch, tied));
+                assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "ranks differ");
+                let apart = one.0.iter().zip(&all[0].0).map(|(a, b)| (a - b).abs());
+                let apart = apart.fold(0f32, f32::max);
+                assert!(apart <= 2e-6 * largest, "{ranks} x {micro_batch}: {apart} of {largest}");
+                assert!((one.1 / all[0].1 - 1.0).abs() < 1e-6, "{} {}", one.1, all[0].1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_step_that_fails_changes_nothing() {
+        let recipe = recipe(1, 4, true);
+        let mut learner = learner(&recipe);
+        let before = host::slice::<f32>(learner.params.flat()).to_vec();
+        learner.begin_step();
+        assert!(learner.update(1e-3, 1).is_err(), "a step without its passes");
+        learner.begin_step();
+        learner.accumulate(&rows(0, 4), f64::from(f32::MAX)).expect("finite losses");
+        assert!(learner.update(1e-3, 1).is_err(), "a gradient that is not finite");
+        assert!(host::slice::<f32>(learner.params.flat()) == before, "nothing was changed");
+        learner.begin_step();
+        learner.accumulate(&rows(0, 4), 1.0 / 64.0).expect("finite losses");
+        let norm = learner.update(1e-3, 1).expect("a sound step");
+        assert!(norm > 0.0 && host::slice::<f32>(learner.params.flat()) != before);
+    }
+}

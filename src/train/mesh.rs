@@ -175,7 +175,7 @@ pub struct Stepped {
 }
 
 /// Sums a gradient over the ranks as soon as it is complete.
-struct Exchange(Comm);
+pub struct Exchange(pub Comm);
 
 impl GradReady for Exchange {
     fn grad_ready(&mut self, _: &Exec, _: ParamId, grad: TensorMut) -> Result<()> {

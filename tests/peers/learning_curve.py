@@ -7,7 +7,7 @@
 It reads what our side exported: run.json (model config in Hugging Face's names, learning rate of every step,
 optimizer numbers), init.safetensors (initial weights in Hugging Face's names) and rows.bin / heldout.bin
 (little-endian u32: inputs, targets, and the place of each input within its document's piece). It is run by hand,
-not in CI; it needs torch, transformers, safetensors and, for the picture, matplotlib. Made with torch 2.9.1.
+not in CI, and goes on from where it was stopped; it needs torch, transformers, safetensors and, for the picture, matplotlib. Made with torch 2.9.1.
 """
 import argparse, json, pathlib, time
 
@@ -57,9 +57,16 @@ def train(directory, threads, steps_wanted):
                         for some in (rows[i:i + 16] for i in range(0, len(rows), 16)))
         return total / sum((heldout[1][rows] != 2**32 - 1).sum(-1)).item()
 
-    curve, losses, began = [], [], time.time()
+    curve, losses, first, before = [], [], 0, 0.0
+    saved = directory / "torch.pt"
+    if saved.exists():
+        state = torch.load(saved)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        curve, first, before = state["curve"], state["step"], state["elapsed_s"]
+    began = time.time() - before
     steps = min(len(run["learning_rates"]), steps_wanted or 10**9)
-    for step in range(steps):
+    for step in range(first, steps):
         rows = slice(step * rows_per_step, (step + 1) * rows_per_step)
         for group in optimizer.param_groups:
             group["lr"] = run["learning_rates"][step]
@@ -73,6 +80,8 @@ def train(directory, threads, steps_wanted):
             point = {"step": step + 1, "loss": sum(losses) / len(losses), "heldout_loss": evaluate(sample)}
             losses = []
             curve.append(point)
+            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "curve": curve,
+                        "step": step + 1, "elapsed_s": time.time() - began}, saved)
             print(point, f"{(step + 1) * rows_per_step * context / (time.time() - began):.0f} tok/s", flush=True)
             result = {"curve": curve, "torch": torch.__version__, "transformers": transformers.__version__,
                       "threads": threads, "elapsed_s": time.time() - began}
