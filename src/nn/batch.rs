@@ -20,6 +20,7 @@ pub struct Sequence<'a> {
 /// One pass's input, in device memory. Letters as in [`ops`](crate::ops).
 pub struct Batch {
     rows: usize,
+    sequences: usize,
     tokens: Buf,
     positions: Buf,
     bounds: Buf,
@@ -120,7 +121,7 @@ impl Batch {
 
     /// `[S+1]`
     pub fn bounds(&self) -> Tensor<'_> {
-        self.bounds.view()
+        self.bounds.view().slice_rows(0..self.sequences + 1)
     }
 
     fn new(
@@ -135,8 +136,13 @@ impl Batch {
             end += length as u32;
             end
         }));
+        let sequences = bounds.len() - 1;
+        // Room for as many sequences as there can be: where all else lies, and so the peak that a dry run
+        // foretells, must not depend on how many there happen to be.
+        bounds.resize(bounds.len().max(tokens.len() + 1), end);
         Ok(Self {
             rows: tokens.len(),
+            sequences,
             tokens: exec.upload([tokens.len()], tokens)?,
             positions: exec.upload([positions.len()], positions)?,
             bounds: exec.upload([bounds.len()], &bounds)?,

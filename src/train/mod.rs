@@ -23,4 +23,4 @@ pub use recipe::{DataFacts, Recipe};
 pub use shape::Shape;
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     base::{Context, Error, Id, IdKind, Monitor, Result},
     device::Device,
+    model::weights,
     vault::{Depot, ObjectReader},
 };
 
@@ -352,7 +353,7 @@ impl Leader<'_, '_, '_> {
             heldout.map(|(nats, positions)| HeldOut::new(nats, positions, job.data.facts.heldout_bytes));
         Ok(PretrainOutcome {
             run: self.state.run,
-            model: save_model(&self.member.learner, &self.state, job.depot)?,
+            model: save_model(&self.member.learner, job.depot)?,
             model_step,
             checkpoints: self.store.stand(),
             recipe: job.recipe.clone(),
@@ -375,9 +376,9 @@ pub fn not_finite(what: &str, value: f64, step: u64) -> Error {
     )
 }
 
-fn save_model(learner: &Learner, state: &RunState, depot: &dyn Depot) -> Result<Id> {
-    let copied = learner.copied(state, Keep::Best)?;
-    let mut object = depot.create(IdKind::Model, copied.len_bytes())?;
-    copied.write(&mut object)?;
+fn save_model(learner: &Learner, depot: &dyn Depot) -> Result<Id> {
+    let (params, config) = (learner.params(), learner.decoder().config());
+    let mut object = depot.create(IdKind::Model, weights::len_bytes(params, config)?)?;
+    weights::save(params, config, &mut object)?;
     depot.commit(object)
 }

@@ -41,10 +41,10 @@ fn sentences(rng: &mut Philox, count: u64) -> String {
     text
 }
 
-struct House {
-    vault: Vault,
-    tokenizer: Id,
-    shards: Vec<Id>,
+pub struct House {
+    pub vault: Vault,
+    pub tokenizer: Id,
+    pub shards: Vec<Id>,
 }
 
 fn unsealer(directory: &Path) -> Unsealer {
@@ -52,7 +52,7 @@ fn unsealer(directory: &Path) -> Unsealer {
 }
 
 impl House {
-    fn build(directory: &Path) -> Self {
+    pub fn build(directory: &Path) -> Self {
         let vault = Vault::init(&directory.join("data"), &unsealer(directory)).expect("a new vault");
         let mut rng = Philox::new(17, 0);
         let documents = (0..30).map(|_| {
@@ -87,12 +87,12 @@ impl House {
         PretrainSpec { run, config, tokenizer, shards, threads: Some(2), resume: None }
     }
 
-    fn run(&self, config: RunConfig) -> PretrainOutcome {
+    pub fn run(&self, config: RunConfig) -> PretrainOutcome {
         pretrain::run(&self.spec(config), &self.vault, &Heard::default()).expect("a sound run")
     }
 }
 
-fn small() -> RunConfig {
+pub fn small() -> RunConfig {
     RunConfig {
         purpose: Some(Purpose::trial()),
         layers: Some(2),
