@@ -7,7 +7,7 @@ use super::{
     with_float,
 };
 use crate::{
-    device::{Device, host},
+    device::{Device, host, simd::multiversion},
     tensor::{Tensor, TensorMut},
 };
 
@@ -86,17 +86,31 @@ fn step_cpu<T: Float>(
         Some(master) => {
             let masters = host::slice_mut::<T::Acc>(master).chunks_mut(chunk);
             each(exec.pool(), jobs.zip(masters), |(((dw, w), (m, v)), master)| {
-                for ((((dw, w), m), v), master) in dw.iter().zip(w).zip(m).zip(v).zip(master) {
-                    *master = update.apply(dw.up(), m, v, *master);
-                    *w = T::down(*master);
-                }
+                update_copied(&update, dw, m, v, master, w);
             });
         }
         None => each(exec.pool(), jobs, |((dw, w), (m, v))| {
-            for (((dw, w), m), v) in dw.iter().zip(w).zip(m).zip(v) {
-                *w = T::down(update.apply(dw.up(), m, v, w.up()));
-            }
+            update_in_place(&update, dw, m, v, w);
         }),
+    }
+}
+
+multiversion! {
+    fn update_copied<T: Float>(
+        update: &Update<T::Acc>, dw: &[T], m: &mut [T::Acc], v: &mut [T::Acc], master: &mut [T::Acc], w: &mut [T],
+    ) {
+        for ((((dw, w), m), v), master) in dw.iter().zip(w).zip(m).zip(v).zip(master) {
+            *master = update.apply(dw.up(), m, v, *master);
+            *w = T::down(*master);
+        }
+    }
+
+    fn update_in_place<T: Float>(
+        update: &Update<T::Acc>, dw: &[T], m: &mut [T::Acc], v: &mut [T::Acc], w: &mut [T],
+    ) {
+        for (((dw, w), m), v) in dw.iter().zip(w).zip(m).zip(v) {
+            *w = T::down(update.apply(dw.up(), m, v, w.up()));
+        }
     }
 }
 

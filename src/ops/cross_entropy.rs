@@ -3,12 +3,12 @@
 
 use super::{
     Exec, Float, Real, Write, elementwise,
-    lanes::{each, rows_per_task},
+    lanes::{each, max, replace_and_sum, rows_per_task},
     matmul, with_float,
 };
 use crate::{
     base::Result,
-    device::{Device, host},
+    device::{Device, host, simd::multiversion},
     tensor::{Tensor, TensorMut},
 };
 
@@ -111,6 +111,7 @@ fn softmax_cpu<T: Float>(
     );
 }
 
+multiversion! {
 /// One row's loss; the row becomes scale * (softmax - one at the target).
 fn softmax_row<R: Real>(logits: &mut [R], target: u32, scale: R, gradient: bool) -> R {
     if target == IGNORE {
@@ -120,17 +121,14 @@ fn softmax_row<R: Real>(logits: &mut [R], target: u32, scale: R, gradient: bool)
         return R::ZERO;
     }
     let target = target as usize;
-    let highest = logits.iter().fold(R::NEG_INFINITY, |highest, &logit| highest.max(logit));
+    let highest = max(logits, R::NEG_INFINITY);
     let at_target = logits[target] - highest;
-    let mut sum = R::ZERO;
-    for logit in logits.iter_mut() {
-        *logit = (*logit - highest).exp();
-        sum += *logit;
-    }
+    let sum = replace_and_sum(logits, |logit| (logit - highest).fast_exp::<FMA>());
     if gradient {
         let factor = scale / sum;
         logits.iter_mut().for_each(|logit| *logit *= factor);
         logits[target] += -scale;
     }
     sum.ln() - at_target
+}
 }

@@ -6,7 +6,7 @@ use super::{
     with_float,
 };
 use crate::{
-    device::{Device, host},
+    device::{Device, host, simd::multiversion},
     tensor::{Tensor, TensorMut},
 };
 
@@ -54,5 +54,11 @@ pub fn take_rows(exec: &Exec, x: Tensor, rows: Tensor, y: TensorMut) {
 fn zip_cpu<T: Float, U: Float>(exec: &Exec, x: Tensor, y: TensorMut, run: impl Fn(&T, &mut U) + Sync) {
     let chunk = rows_per_task(1);
     let chunks = host::slice::<T>(x).chunks(chunk).zip(host::slice_mut::<U>(y).chunks_mut(chunk));
-    each(exec.pool(), chunks, |(x, y)| x.iter().zip(y).for_each(|(x, y)| run(x, y)));
+    each(exec.pool(), chunks, |(x, y)| zip(x, y, &run));
+}
+
+multiversion! {
+    fn zip<T: Float, U: Float, F: Fn(&T, &mut U)>(x: &[T], y: &mut [U], run: &F) {
+        x.iter().zip(y).for_each(|(x, y)| run(x, y));
+    }
 }

@@ -6,7 +6,7 @@ use half::bf16;
 
 use super::Write;
 use crate::{
-    device::{MatMut, MatRef, Pool, gemm},
+    device::{MatMut, MatRef, Pool, gemm, simd},
     tensor::Element,
 };
 
@@ -49,13 +49,15 @@ pub trait Real:
     fn from_f64(value: f64) -> Self;
     fn to_f64(self) -> f64;
     fn exp(self) -> Self;
+    /// [`Real::exp`] without a branch, for vector loops: relative error below 2e-7 in f32, exact rounding in f64.
+    fn fast_exp<const FMA: bool>(self) -> Self;
     fn ln(self) -> Self;
     fn sqrt(self) -> Self;
     fn max(self, other: Self) -> Self;
 }
 
 macro_rules! real {
-    ($type:ty) => {
+    ($type:ty, $fast_exp:expr) => {
         impl Float for $type {
             type Acc = Self;
             #[inline(always)]
@@ -86,6 +88,10 @@ macro_rules! real {
                 <$type>::exp(self)
             }
             #[inline(always)]
+            fn fast_exp<const FMA: bool>(self) -> Self {
+                $fast_exp(self)
+            }
+            #[inline(always)]
             fn ln(self) -> Self {
                 <$type>::ln(self)
             }
@@ -101,18 +107,18 @@ macro_rules! real {
     };
 }
 
-real!(f32);
-real!(f64);
+real!(f32, simd::exp::<FMA>);
+real!(f64, f64::exp);
 
 impl Float for bf16 {
     type Acc = f32;
     #[inline(always)]
     fn up(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
+        simd::widen_bf16(self)
     }
     #[inline(always)]
     fn down(value: f32) -> Self {
-        Self::from_f32(value)
+        simd::round_bf16(value)
     }
     multiply!(multiply -> Self, multiply_up -> f32);
 }

@@ -3,12 +3,12 @@
 
 use super::{
     Exec, Float, Real, Write,
-    lanes::{each, each_numbered, rows_per_task, sum2},
+    lanes::{each, each_numbered, rows_per_task, sum2, sum3},
     with_float,
 };
 use crate::{
     base::Result,
-    device::{Device, host},
+    device::{Device, host, simd::multiversion},
     tensor::{Tensor, TensorMut},
 };
 
@@ -81,27 +81,54 @@ fn forward_cpu<T: Float>(
         Some(branch) => {
             let branches = host::slice_mut::<T>(branch).chunks_mut(rows * c);
             each(exec.pool(), sums.zip(branches).zip(outputs), |((sum, branch), (y, rstd))| {
-                for (x, sum) in branch.chunks_exact_mut(c).zip(sum.chunks_exact(c)) {
-                    for (x, sum) in x.iter_mut().zip(sum) {
-                        *x = T::down(sum.up() + x.up());
-                    }
-                }
-                normalise(branch, w, eps, y, rstd);
+                add_and_normalise(sum, branch, w, eps, y, rstd);
             });
         }
         None => each(exec.pool(), sums.zip(outputs), |(x, (y, rstd))| normalise(x, w, eps, y, rstd)),
     }
 }
 
-fn normalise<T: Float>(x: &[T], w: &[T], eps: T::Acc, y: &mut [T], rstd: &mut [T::Acc]) {
-    let c = w.len();
-    for ((x, y), rstd) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)).zip(rstd) {
-        let mean_square = sum2(x, x, |a, b| a * b) / T::Acc::from_f64(c as f64);
-        *rstd = T::Acc::ONE / (mean_square + eps).sqrt();
-        for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-            *y = T::down(x.up() * *rstd * w.up());
+multiversion! {
+    fn add_and_normalise<T: Float>(
+        sum: &[T], x: &mut [T], w: &[T], eps: T::Acc, y: &mut [T], rstd: &mut [T::Acc],
+    ) {
+        let c = w.len();
+        let rows = x.chunks_exact_mut(c).zip(sum.chunks_exact(c)).zip(y.chunks_exact_mut(c)).zip(rstd);
+        for (((x, sum), y), rstd) in rows {
+            for (x, sum) in x.iter_mut().zip(sum) {
+                *x = T::down(sum.up() + x.up());
+            }
+            *rstd = normalise_row(x, w, eps, y);
         }
     }
+
+    fn normalise<T: Float>(x: &[T], w: &[T], eps: T::Acc, y: &mut [T], rstd: &mut [T::Acc]) {
+        let c = w.len();
+        for ((x, y), rstd) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)).zip(rstd) {
+            *rstd = normalise_row(x, w, eps, y);
+        }
+    }
+
+    fn backward_rows<T: Float>(
+        dy: &[T], x: &[T], rstd: &[T::Acc], w: &[T], dx: &mut [T], dx_write: Write, dw: &mut [T::Acc],
+    ) {
+        let c = w.len();
+        let rows = dy.chunks_exact(c).zip(x.chunks_exact(c)).zip(rstd).zip(dx.chunks_exact_mut(c));
+        for (((dy, x), rstd), dx) in rows {
+            backward_row::<T>(dy, x, *rstd, w, (dx, dx_write), dw);
+        }
+    }
+}
+
+/// Returns 1 / root mean square of the row.
+#[inline(always)]
+fn normalise_row<T: Float>(x: &[T], w: &[T], eps: T::Acc, y: &mut [T]) -> T::Acc {
+    let mean_square = sum2(x, x, |a, b| a * b) / T::Acc::from_f64(w.len() as f64);
+    let rstd = T::Acc::ONE / (mean_square + eps).sqrt();
+    for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+        *y = T::down(x.up() * rstd * w.up());
+    }
+    rstd
 }
 
 fn backward_cpu<T: Float>(
@@ -123,10 +150,7 @@ fn backward_cpu<T: Float>(
     let outputs = host::slice_mut::<T>(dx).chunks_mut(rows * c).zip(partials.chunks_exact_mut(c));
     each(exec.pool(), inputs.zip(outputs), |(((dy, x), rstd), (dx, dw))| {
         dw.fill(T::Acc::ZERO);
-        let rows = dy.chunks_exact(c).zip(x.chunks_exact(c)).zip(rstd).zip(dx.chunks_exact_mut(c));
-        for (((dy, x), rstd), dx) in rows {
-            backward_row::<T>(dy, x, *rstd, w, (dx, dx_write), dw);
-        }
+        backward_rows::<T>(dy, x, rstd, w, dx, dx_write, dw);
     });
     let columns = rows_per_task(x.rows().div_ceil(rows));
     each_numbered(exec.pool(), host::slice_mut::<T>(dw).chunks_mut(columns), |index, dw| {
@@ -139,6 +163,7 @@ fn backward_cpu<T: Float>(
 }
 
 /// With g = dy*w and n = x*rstd: dx = rstd*(g - n*mean(g*n)), dw = sum over rows of dy*n.
+#[inline(always)]
 fn backward_row<T: Float>(
     dy: &[T],
     x: &[T],
@@ -147,12 +172,10 @@ fn backward_row<T: Float>(
     (dx, dx_write): (&mut [T], Write),
     dw: &mut [T::Acc],
 ) {
-    let mut product = T::Acc::ZERO;
-    // The row is in the first-level cache for the second loop.
-    for (((dy, x), w), dw) in dy.iter().zip(x).zip(w).zip(dw.iter_mut()) {
-        let normal = x.up() * rstd;
-        *dw += dy.up() * normal;
-        product += dy.up() * w.up() * normal;
+    let product = sum3(dy, w, x, |dy, w, x| dy * w * (x * rstd));
+    // The row is in the first-level cache for the other loops.
+    for ((dy, x), dw) in dy.iter().zip(x).zip(dw.iter_mut()) {
+        *dw += dy.up() * (x.up() * rstd);
     }
     let mean = product / T::Acc::from_f64(w.len() as f64);
     for (((dy, x), w), dx) in dy.iter().zip(x).zip(w).zip(dx) {

@@ -7,7 +7,7 @@ use super::{
     with_float,
 };
 use crate::{
-    device::{Device, host},
+    device::{Device, host, simd::multiversion},
     tensor::{Tensor, TensorMut},
 };
 
@@ -68,14 +68,22 @@ fn rotate_cpu<T: Float>(
     let positions = host::slice::<u32>(positions).chunks(rows);
     each(exec.pool(), host::slice_mut::<T>(x).chunks_mut(rows * width).zip(positions), |(x, positions)| {
         for (row, &position) in x.chunks_exact_mut(width).zip(positions) {
-            let (cos, sin) = table[position as usize * head_dim..][..head_dim].split_at(head_dim / 2);
-            for head in row[..heads * head_dim].chunks_exact_mut(head_dim) {
-                turn(head, cos, sin, direction);
-            }
+            let angles = &table[position as usize * head_dim..][..head_dim];
+            turn_heads(&mut row[..heads * head_dim], angles, direction);
         }
     });
 }
 
+multiversion! {
+    fn turn_heads<T: Float>(row: &mut [T], angles: &[T::Acc], direction: Direction) {
+        let (cos, sin) = angles.split_at(angles.len() / 2);
+        for head in row.chunks_exact_mut(angles.len()) {
+            turn(head, cos, sin, direction);
+        }
+    }
+}
+
+#[inline(always)]
 fn turn<T: Float>(head: &mut [T], cos: &[T::Acc], sin: &[T::Acc], direction: Direction) {
     let (low, high) = head.split_at_mut(cos.len());
     for (((low, high), &cos), &sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {

@@ -6,7 +6,7 @@ use super::{
     with_float,
 };
 use crate::{
-    device::{Device, host},
+    device::{Device, host, simd::multiversion},
     tensor::{Tensor, TensorMut},
 };
 
@@ -36,8 +36,28 @@ pub fn backward(exec: &Exec, dy: Tensor, gate_up: TensorMut, y: TensorMut) {
     });
 }
 
-fn sigmoid<R: Real>(x: R) -> R {
-    R::ONE / (R::ONE + (-x).exp())
+#[inline(always)]
+fn sigmoid<R: Real, const FMA: bool>(x: R) -> R {
+    R::ONE / (R::ONE + (-x).fast_exp::<FMA>())
+}
+
+multiversion! {
+    fn forward_row<T: Float>(gate: &[T], up: &[T], y: &mut [T]) {
+        for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
+            *y = T::down(gate.up() * sigmoid::<T::Acc, FMA>(gate.up()) * up.up());
+        }
+    }
+
+    fn backward_row<T: Float>(dy: &[T], gate: &mut [T], up: &mut [T], y: &mut [T]) {
+        for (((dy, gate), up), y) in dy.iter().zip(gate).zip(up).zip(y) {
+            let (dy, g, u) = (dy.up(), gate.up(), up.up());
+            let s = sigmoid::<T::Acc, FMA>(g);
+            let silu = g * s;
+            *y = T::down(silu * u);
+            *gate = T::down(dy * u * (s + silu * (T::Acc::ONE - s)));
+            *up = T::down(dy * silu);
+        }
+    }
 }
 
 fn forward_cpu<T: Float>(exec: &Exec, gate_up: Tensor, y: TensorMut) {
@@ -47,9 +67,7 @@ fn forward_cpu<T: Float>(exec: &Exec, gate_up: Tensor, y: TensorMut) {
     each(exec.pool(), inputs.zip(host::slice_mut::<T>(y).chunks_mut(rows * f)), |(gate_up, y)| {
         for (gate_up, y) in gate_up.chunks_exact(2 * f).zip(y.chunks_exact_mut(f)) {
             let (gate, up) = gate_up.split_at(f);
-            for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-                *y = T::down(gate.up() * sigmoid(gate.up()) * up.up());
-            }
+            forward_row(gate, up, y);
         }
     });
 }
@@ -64,14 +82,7 @@ fn backward_cpu<T: Float>(exec: &Exec, dy: Tensor, gate_up: TensorMut, y: Tensor
         let rows = dy.chunks_exact(f).zip(gate_up.chunks_exact_mut(2 * f)).zip(y.chunks_exact_mut(f));
         for ((dy, gate_up), y) in rows {
             let (gate, up) = gate_up.split_at_mut(f);
-            for (((dy, gate), up), y) in dy.iter().zip(gate).zip(up).zip(y) {
-                let (dy, g, u) = (dy.up(), gate.up(), up.up());
-                let s = sigmoid(g);
-                let silu = g * s;
-                *y = T::down(silu * u);
-                *gate = T::down(dy * u * (s + silu * (T::Acc::ONE - s)));
-                *up = T::down(dy * silu);
-            }
+            backward_row(dy, gate, up, y);
         }
     });
 }

@@ -8,8 +8,11 @@ use std::ops::Range;
 
 use super::{Heads, Pages};
 use crate::{
-    device::{MatMut, MatRef, Pool, host, threads::Split},
-    ops::{Exec, Float, Real, Write, lanes::dot},
+    device::{MatMut, MatRef, Pool, host, simd::multiversion, threads::Split},
+    ops::{
+        Exec, Float, Real, Write,
+        lanes::{dot, max, replace_and_sum},
+    },
     tensor::{Tensor, TensorMut},
 };
 
@@ -145,18 +148,17 @@ fn forward_block<T: Float>(
         let at = row * heads.query + head;
         // SAFETY: a row and head belong to one block, and a block to one task.
         let (o, lse) = unsafe { (o.slice(at * d..(at + 1) * d), lse.slice(at..at + 1)) };
-        for (o, sum) in o.iter_mut().zip(sums) {
-            *o = T::down(*sum / total[index]);
-        }
+        lower(sums, T::Acc::ONE / total[index], o);
         lse[0] = highest[index] + total[index].ln();
     }
 }
 
+multiversion! {
 /// Turns a row of scores into unnormalised probabilities and rescales what was summed under a lower maximum.
 fn soften<R: Real>(scores: &mut [R], seen: usize, highest: &mut R, total: &mut R, sums: &mut [R]) {
     let (seen, hidden) = scores.split_at_mut(seen);
     hidden.fill(R::ZERO);
-    let now = seen.iter().fold(*highest, |highest, &score| highest.max(score));
+    let now = max(seen, *highest);
     if seen.is_empty() {
         return;
     }
@@ -166,10 +168,29 @@ fn soften<R: Real>(scores: &mut [R], seen: usize, highest: &mut R, total: &mut R
         *total *= faded;
         *highest = now;
     }
-    for score in seen {
-        *score = (*score - now).exp();
-        *total += *score;
+    *total += replace_and_sum(seen, |score| (score - now).fast_exp::<FMA>());
+}
+
+/// Scores of a row to probabilities, and gradients of probabilities to gradients of scores (before scaling).
+fn differentiate<R: Real>(p: &mut [R], dp: &mut [R], scale: R, lse: R, delta: R) {
+    for (p, dp) in p.iter_mut().zip(dp) {
+        *p = (*p * scale - lse).fast_exp::<FMA>();
+        *dp = *p * (*dp - delta);
     }
+}
+
+fn raise<T: Float>(from: &[T], to: &mut [T::Acc]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = from.up();
+    }
+}
+
+/// Multiplies a row and rounds it.
+fn lower<T: Float>(from: &[T::Acc], scale: T::Acc, to: &mut [T]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = T::down(*from * scale);
+    }
+}
 }
 
 /// A tile's keys and values, in the type that is computed in.
@@ -199,12 +220,6 @@ impl<R: Real> Tile<R> {
             raise(value, v);
         }
         range.len()
-    }
-}
-
-fn raise<T: Float>(from: &[T], to: &mut [T::Acc]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = from.up();
     }
 }
 
@@ -331,9 +346,7 @@ impl<T: Float> Backward<'_, T> {
     fn store(&self, at: usize, from: &[T::Acc], scale: T::Acc) {
         // SAFETY: as in `part`, which lends what it gives only until the copy beside it is made.
         let to = unsafe { self.qkv.slice(at..at + self.heads.dim) };
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = T::down(*from * scale);
-        }
+        lower(from, scale, to);
     }
 }
 
@@ -354,10 +367,7 @@ impl<R: Real> Queries<'_, R> {
             let stacked = start + index;
             let seen = (stacked / self.group + 1).min(keys);
             let (lse, delta) = (self.lse[stacked], self.delta[stacked]);
-            for (p, dp) in p[..seen].iter_mut().zip(&mut dp[..seen]) {
-                *p = (*p * self.scale - lse).exp();
-                *dp = *p * (*dp - delta);
-            }
+            differentiate(&mut p[..seen], &mut dp[..seen], self.scale, lse, delta);
             p[seen..].fill(R::ZERO);
             dp[seen..].fill(R::ZERO);
         }
