@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -62,7 +62,7 @@ impl Served {
 
 pub struct Api {
     pub records: Arc<dyn Records>,
-    pub models: Vec<Arc<Served>>,
+    models: RwLock<Vec<Arc<Served>>>,
     pub metrics: Metrics,
     pub limits: Limits,
     /// One permit an answer, kept until its outcome is recorded.
@@ -78,7 +78,7 @@ impl Api {
     pub fn new(records: Arc<dyn Records>, models: Vec<Served>, limits: Limits) -> Self {
         Self {
             records,
-            models: models.into_iter().map(Arc::new).collect(),
+            models: RwLock::new(models.into_iter().map(Arc::new).collect()),
             metrics: Metrics::new(ROUTES.iter().map(|route| route.label())),
             answers: Arc::new(Semaphore::new(limits.answers_max)),
             limits,
@@ -88,9 +88,18 @@ impl Api {
         }
     }
 
+    pub fn models(&self) -> Vec<Arc<Served>> {
+        self.models.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub fn model(&self, name: &str) -> ApiResult<Arc<Served>> {
-        let served = self.models.iter().find(|served| served.facts.name == name);
-        served.cloned().ok_or_else(|| ApiError::model_not_found(name))
+        let served = self.models().into_iter().find(|served| served.facts.name == name);
+        served.ok_or_else(|| ApiError::model_not_found(name))
+    }
+
+    /// Serves `models` from now on. Answers that one of the former is giving are finished by it.
+    pub fn replace_models(&self, models: Vec<Arc<Served>>) {
+        *self.models.write().unwrap_or_else(PoisonError::into_inner) = models;
     }
 
     /// Asks the records away from the asynchronous threads.
@@ -121,8 +130,23 @@ impl Api {
 
     pub fn stop_accepting(&self) {
         self.stopping.store(true, Ordering::Release);
-        for served in &self.models {
+        for served in self.models() {
             served.engine.stop_accepting();
+        }
+    }
+
+    /// Ends the engines; what they are still at is cancelled.
+    pub fn stop_engines(&self) {
+        for served in self.models() {
+            served.engine.shutdown(Duration::ZERO);
+        }
+    }
+
+    /// Waits until every answer's outcome is on record, but no longer than `within`.
+    pub async fn settle(&self, within: Duration) {
+        let all = u32::try_from(self.limits.answers_max).unwrap_or(u32::MAX);
+        if tokio::time::timeout(within, self.answers.acquire_many(all)).await.is_err() {
+            tracing::error!("some answers could not be recorded before the time to stop was up");
         }
     }
 
@@ -132,9 +156,9 @@ impl Api {
             Some("stopping")
         } else if self.unrecorded.load(Ordering::Acquire) {
             Some("records cannot be written")
-        } else if self.models.is_empty() {
+        } else if self.models().is_empty() {
             Some("no model is served")
-        } else if !self.models.iter().all(|served| served.engine.is_ready()) {
+        } else if !self.models().iter().all(|served| served.engine.is_ready()) {
             Some("an engine has stopped")
         } else {
             None

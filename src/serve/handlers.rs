@@ -40,7 +40,7 @@ pub fn readyz(api: &Api) -> Response {
 }
 
 pub async fn models(api: Arc<Api>) -> ApiResult<Response> {
-    let data: Vec<Value> = api.models.iter().map(|served| model_json(served)).collect();
+    let data: Vec<Value> = api.models().iter().map(|served| model_json(served)).collect();
     Ok(Json(json!({"object": "list", "data": data})).into_response())
 }
 
@@ -99,9 +99,10 @@ const ENGINE_METRICS: &[(&str, &str, &str, Reading)] = &[
 ];
 
 fn engine_metrics(api: &Api, page: &mut Page) {
+    let models = api.models();
     for (name, kind, help, read) in ENGINE_METRICS {
         page.head(name, kind, help);
-        for served in &api.models {
+        for served in &models {
             page.sample(name, &format!("model=\"{}\"", escaped(&served.facts.name)), read(served) as f64);
         }
     }

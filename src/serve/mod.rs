@@ -3,17 +3,20 @@
 
 pub mod answering;
 pub mod api;
+pub mod daemon;
 pub mod error;
 pub mod handlers;
 pub mod intake;
 pub mod listen;
 pub mod metrics;
+pub mod models;
 pub mod records;
 pub mod routes;
 pub mod tls;
 pub mod wire;
 
 pub use api::{Api, Limits, Served};
+pub use daemon::{Bound, ServeOptions, identity, run};
 pub use routes::router;
 
 #[cfg(test)]

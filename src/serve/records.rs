@@ -3,12 +3,18 @@
 
 use std::sync::Arc;
 
+use super::answering::now_ms;
 use crate::{
-    base::{Id, Result},
-    improve::Opinion,
+    auditlog::{Entry, Outcome},
+    base::{Context, Id, IdKind, Result},
+    improve::{Opinion, Receipt, receipt::text_hash},
     infer::{FinishReason, Usage},
-    store::{Answer, AnswerKind, AnswerState},
-    work::policy::{Action, Caller},
+    seal,
+    store::{Answer, AnswerKind, AnswerState, FinishedAnswer, NewAnswer, NewFeedback},
+    work::{
+        Warden,
+        policy::{Action, Caller},
+    },
 };
 
 /// A request for text that is about to be answered.
@@ -67,4 +73,132 @@ pub trait Records: Send + Sync + 'static {
     /// So many requests without a valid token since the last time: one entry for all, so that a stranger
     /// cannot fill the disk.
     fn note_unauthenticated(&self, requests: u64) -> Result<()>;
+}
+
+/// The warden's records: the audit log and the database.
+pub struct WardenRecords(pub Arc<Warden>);
+
+impl WardenRecords {
+    fn audit(&self, entry: Entry) -> Result<()> {
+        self.0.audit(entry).map(|_| ())
+    }
+
+    fn receipt(&self, asked: &Asked, ended: &Ended, now_ms: u64) -> Result<String> {
+        let model = &asked.model;
+        let receipt = Receipt {
+            version: Receipt::version(),
+            install: self.0.install(),
+            answer: asked.id,
+            kind: asked.kind.to_string(),
+            token: asked.caller.token,
+            model: model.id,
+            model_name: model.name.clone(),
+            tokenizer: model.tokenizer,
+            run: model.run,
+            snapshot: model.snapshot,
+            dataset_root: model.dataset_root.clone(),
+            asked_at_ms: asked.at_ms,
+            answered_at_ms: now_ms,
+            prompt_tokens: ended.usage.prompt_tokens as u64,
+            completion_tokens: ended.usage.completion_tokens as u64,
+            finish_reason: ended.reason.map(FinishReason::as_str).unwrap_or_default().to_owned(),
+            prompt_sha256: text_hash(&asked.prompt),
+            answer_sha256: text_hash(&ended.text),
+        };
+        serde_json::to_string(&receipt.sign(self.0.signer())?).context("writing a receipt")
+    }
+}
+
+fn entry(caller: &Caller, action: Action, outcome: Outcome) -> Entry {
+    let entry = Entry::new(caller.token.to_string(), action.as_str(), outcome);
+    match caller.user {
+        Some(user) => entry.detail("user", user.to_string()),
+        None => entry,
+    }
+}
+
+impl Records for WardenRecords {
+    fn authenticate(&self, bearer: &str) -> Result<Caller> {
+        self.0.authenticate(bearer)
+    }
+
+    fn begin_answer(&self, asked: &Asked) -> Result<()> {
+        let intent = entry(&asked.caller, Action::AnswerAsk, Outcome::Intent)
+            .object(asked.id)
+            .detail("model", asked.model.id.to_string())
+            .detail("prompt_tokens", asked.prompt_tokens);
+        self.audit(intent)?;
+        self.0.store().write(|rows| {
+            rows.add_answer(&NewAnswer {
+                id: asked.id,
+                token: asked.caller.token,
+                model: asked.model.id,
+                kind: asked.kind,
+                prompt_tokens: asked.prompt_tokens,
+                created_at_ms: asked.at_ms,
+                prompt: &asked.prompt,
+            })
+        })
+    }
+
+    fn end_answer(&self, asked: &Asked, ended: &Ended) -> Result<()> {
+        let now_ms = now_ms();
+        let receipt = match ended.state {
+            AnswerState::Done => Some(self.receipt(asked, ended, now_ms)?),
+            _ => None,
+        };
+        self.0.store().write(|rows| {
+            rows.finish_answer(&FinishedAnswer {
+                id: asked.id,
+                state: ended.state,
+                finish_reason: ended.reason.map(FinishReason::as_str),
+                completion_tokens: ended.usage.completion_tokens as u64,
+                ended_at_ms: now_ms,
+                answer: &ended.text,
+                receipt: receipt.as_deref(),
+            })
+        })?;
+        let outcome = if ended.state == AnswerState::Failed { Outcome::Failed } else { Outcome::Done };
+        let entry = entry(&asked.caller, Action::AnswerAsk, outcome)
+            .object(asked.id)
+            .detail("state", ended.state.as_str())
+            .detail("completion_tokens", ended.usage.completion_tokens as u64);
+        self.audit(entry)
+    }
+
+    fn answer(&self, id: Id) -> Result<Option<Answer>> {
+        self.0.store().read(|rows| rows.answer(id))
+    }
+
+    fn add_feedback(&self, caller: &Caller, opinion: &Opinion) -> Result<Id> {
+        let id = seal::new_id(IdKind::Feedback)?;
+        let about = |outcome| {
+            entry(caller, Action::FeedbackGive, outcome)
+                .object(id)
+                .detail("answer", opinion.answer.to_string())
+        };
+        self.audit(about(Outcome::Intent))?;
+        self.0.store().write(|rows| {
+            rows.add_feedback(&NewFeedback {
+                id,
+                answer: opinion.answer,
+                token: caller.token,
+                rating: opinion.rating,
+                created_at_ms: now_ms(),
+                correction: opinion.correction.as_deref(),
+                comment: opinion.comment.as_deref(),
+            })
+        })?;
+        self.audit(about(Outcome::Done))?;
+        Ok(id)
+    }
+
+    fn note_denied(&self, caller: &Caller, action: Action) -> Result<()> {
+        self.audit(entry(caller, action, Outcome::Denied))
+    }
+
+    fn note_unauthenticated(&self, requests: u64) -> Result<()> {
+        let entry = Entry::new("anonymous", "api.unauthenticated", Outcome::Denied);
+        self.audit(entry.detail("requests", requests))
+    }
 }

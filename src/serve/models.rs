@@ -1,0 +1,58 @@
+//! Which models are in service: the newest of each name, opened from the vault. A model that does not load is
+//! reported and left out; it does not keep the others from being served.
+
+use std::sync::Arc;
+
+use super::{api::Served, records::ModelFacts};
+use crate::{
+    base::Result,
+    device::Device,
+    infer::{decoder_runner::RunnerOptions, load},
+    text::ChatTemplate,
+    work::{ServedModel, Warden},
+};
+
+/// What should be served now, given what is: engines that still stand are kept.
+///
+/// # Errors
+/// Only where the warden cannot say what there is.
+pub fn refresh(warden: &Warden, current: &[Arc<Served>], device: &Device) -> Result<Vec<Arc<Served>>> {
+    let mut served = Vec::new();
+    for model in warden.served_models()? {
+        if let Some(standing) = current.iter().find(|standing| standing.facts.id == model.model) {
+            served.push(Arc::clone(standing));
+            continue;
+        }
+        match open(warden, &model, device.clone()) {
+            Ok(opened) => served.push(Arc::new(opened)),
+            Err(error) => tracing::error!(model = %model.model, %error, "a model cannot be served"),
+        }
+    }
+    Ok(served)
+}
+
+/// Whether [`refresh`] would change anything.
+pub fn are_current(warden: &Warden, current: &[Arc<Served>]) -> Result<bool> {
+    let wanted = warden.served_models()?;
+    Ok(wanted.len() == current.len()
+        && wanted.iter().zip(current).all(|(wanted, current)| wanted.model == current.facts.id))
+}
+
+fn open(warden: &Warden, model: &ServedModel, device: Device) -> Result<Served> {
+    let template = match &model.chat_template {
+        Some(source) => ChatTemplate::parse(source)?,
+        None => ChatTemplate::default(),
+    };
+    let engine =
+        load::engine(warden.depot(), model.model, model.tokenizer, device, RunnerOptions::default())?;
+    let facts = ModelFacts {
+        id: model.model,
+        name: model.name.clone(),
+        created_at_ms: model.created_ms,
+        tokenizer: Some(model.tokenizer),
+        run: model.run,
+        snapshot: model.snapshot,
+        dataset_root: model.dataset_root.clone(),
+    };
+    Ok(Served { facts: Arc::new(facts), engine, template })
+}
