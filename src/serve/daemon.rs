@@ -219,3 +219,7 @@ async fn watch_models(warden: Arc<Warden>, api: Arc<Api>, device: Device) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "daemon_tests.rs"]
+mod tests;

@@ -1,0 +1,310 @@
+//! The whole daemon over a real installation and real TLS, with a model of random weights.
+
+use std::{io::Write, path::Path, sync::mpsc, time::Instant};
+
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::{
+    base::{Error, Id, IdKind, Silent},
+    corpus,
+    improve::SignedReceipt,
+    infer::testkit,
+    model::{Config, Decoder, Options, weights},
+    ops::Exec,
+    store::{AnswerState, Model, ObjectState, TokenizerRow},
+    tensor::DType,
+    vault::Depot,
+    work::{Request, Site, Unsealer, request::NewToken},
+};
+
+/// Stands in no file of the data directory, whatever happens.
+const SECRET: &str = "the patient Ermentrude Vasquez-Okonkwo";
+
+fn config(vocab_size: usize) -> Config {
+    Config {
+        architectures: vec!["LlamaForCausalLM".to_owned()],
+        vocab_size,
+        hidden_size: 32,
+        intermediate_size: 64,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 8,
+        max_position_embeddings: 256,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10000.0,
+        tie_word_embeddings: true,
+        initializer_range: 0.3,
+    }
+}
+
+/// Puts a model with random weights into the vault, as training would.
+fn add_model(warden: &Warden, name: &str, seed: u64) {
+    let tokenizer = testkit::tokenizer();
+    let depot = warden.depot();
+    let tokenizer_id = corpus::tokenizer::keep(&tokenizer, depot).expect("kept");
+    let exec = Exec::host(Device::cpu(Some(1)), 16 << 20, 16 << 20).expect("memory");
+    let config = config(tokenizer.vocab_size());
+    let options = Options { dtype: DType::F32, recompute: false, positions: 256 };
+    let mut params = Decoder::new(&exec, &config, options).expect("valid").new_params(&exec).expect("memory");
+    params.init(&exec, seed);
+    let length = weights::len_bytes(&params, &config).expect("a length");
+    let mut object = depot.create(IdKind::Model, length).expect("begun");
+    weights::save(&params, &config, &mut object).expect("written");
+    object.flush().expect("flushed");
+    let model = depot.commit(object).expect("committed");
+    let vocab_size = tokenizer.vocab_size() as u64;
+    warden
+        .store()
+        .write(|rows| {
+            for id in [tokenizer_id, model] {
+                rows.add_object(id, ObjectState::Kept, None, 1)?;
+            }
+            let row = TokenizerRow {
+                id: tokenizer_id,
+                snapshot: None,
+                vocab_size,
+                bytes_per_token: None,
+                created_at_ms: 1,
+            };
+            rows.add_tokenizer(&row)?;
+            rows.add_model(&Model {
+                id: model,
+                run: None,
+                tokenizer: Some(tokenizer_id),
+                parameters: 1,
+                bits_per_byte: None,
+                created_at_ms: 1,
+                name: name.to_owned(),
+                purpose: Value::Null,
+                details: Value::Null,
+            })
+        })
+        .expect("recorded");
+}
+
+fn install(data_dir: &Path) -> Arc<Warden> {
+    let site = Site {
+        data_dir: data_dir.join("data"),
+        unsealer: Some(Unsealer::KeyFile(data_dir.join("root.key"))),
+        threads: Some(1),
+    };
+    Arc::new(Warden::init(&site).expect("an installation"))
+}
+
+fn token(warden: &Warden, role: &str) -> String {
+    let request = Request::TokenNew { role: role.to_owned(), user: None, days: None };
+    let answer = warden.execute(Actor::this_process(), request, &Silent).expect("a token");
+    serde_json::from_value::<NewToken>(answer).expect("its shape").token
+}
+
+/// A daemon on a thread of its own.
+struct Running {
+    bound: Bound,
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<Result<()>>,
+}
+
+fn start(warden: &Arc<Warden>, options: ServeOptions) -> Running {
+    let options = ServeOptions { listen: SocketAddr::from(([127, 0, 0, 1], 0)), threads: Some(2), ..options };
+    let stop = Arc::new(AtomicBool::new(false));
+    let (say, hear) = mpsc::channel();
+    let thread = std::thread::spawn({
+        let (warden, stop) = (Arc::clone(warden), Arc::clone(&stop));
+        move || run(warden, options, stop, |bound| say.send(bound.clone()).expect("heard"))
+    });
+    Running { bound: hear.recv().expect("it listens"), stop, thread }
+}
+
+impl Running {
+    fn stop(self) {
+        self.stop.store(true, Ordering::Release);
+        self.thread.join().expect("no panic").expect("it stops well");
+    }
+
+    async fn connect(&self) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+        let pem = std::fs::read(&self.bound.certificate_pem).expect("a certificate");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(&pem).expect("PEM")).expect("an anchor");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = tokio::net::TcpStream::connect(self.bound.address).await.expect("connects");
+        let name = ServerName::try_from("localhost").expect("a name");
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("TLS")
+    }
+
+    /// Status and everything behind the head.
+    async fn ask(&self, method: &str, path: &str, token: &str, body: &Value) -> (u16, String) {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let mut stream = self.connect().await;
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        (head[9..12].parse().expect("a status"), body.to_owned())
+    }
+}
+
+/// Whether the intent of an answer is on record.
+fn has_begun(warden: &Warden) -> bool {
+    crate::auditlog::read(&warden.data_dir().join("audit"), 0)
+        .expect("the log")
+        .flatten()
+        .any(|(_, entry)| entry.action == "answer.ask")
+}
+
+fn files_under(directory: &Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).expect("a directory").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files.extend(files_under(&path));
+        } else if path.is_file() {
+            files.push(path);
+        }
+    }
+    files
+}
+
+#[test]
+fn answers_over_tls_with_receipts_and_leaves_no_prompt_on_the_disk() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let warden = install(directory.path());
+    add_model(&warden, "rules", 1);
+    let (user, auditor) = (token(&warden, "user"), token(&warden, "auditor"));
+    let daemon = start(&warden, ServeOptions::default());
+    assert_eq!(daemon.bound.models, ["rules"]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let body = json!({"model": "rules", "prompt": SECRET, "max_tokens": 24, "temperature": 0, "ignore_eos": true});
+        let (status, whole) = daemon.ask("POST", "/v1/completions", &user, &body).await;
+        assert_eq!(status, 200, "{whole}");
+        let whole: Value = serde_json::from_str(&whole).expect("JSON");
+        assert_eq!(whole["usage"]["completion_tokens"], 24);
+        let id: Id = whole["id"].as_str().expect("an id").parse().expect("an id");
+        let kept = warden.store().read(|rows| rows.answer(id)).expect("reads").expect("kept");
+        assert_eq!((kept.state, kept.prompt.as_str()), (AnswerState::Done, SECRET));
+        assert_eq!(json!(kept.answer), whole["choices"][0]["text"]);
+
+        let (status, receipt) = daemon.ask("GET", &format!("/v1/receipts/{id}"), &auditor, &Value::Null).await;
+        assert_eq!(status, 200, "{receipt}");
+        let receipt: SignedReceipt = serde_json::from_str(&receipt).expect("a receipt");
+        receipt.verify(&warden.signer().public_key()).expect("the appliance signed it");
+        assert_eq!((receipt.receipt.answer, receipt.receipt.model_name.as_str()), (id, "rules"));
+
+        let opinion = json!({"answer": id, "rating": 1, "comment": SECRET});
+        assert_eq!(daemon.ask("POST", "/v1/feedback", &user, &opinion).await.0, 200);
+        assert_eq!(daemon.ask("GET", "/v1/models", "clst_user_nonsense", &Value::Null).await.0, 401);
+
+        // Two at once get what each gets alone.
+        let (first, second) = tokio::join!(
+            daemon.ask("POST", "/v1/completions", &user, &body),
+            daemon.ask("POST", "/v1/completions", &user, &body)
+        );
+        for (status, again) in [first, second] {
+            let again: Value = serde_json::from_str(&again).expect("JSON");
+            assert_eq!((status, &again["choices"]), (200, &whole["choices"]));
+        }
+    });
+    daemon.stop();
+    let actions: Vec<String> = crate::auditlog::read(&warden.data_dir().join("audit"), 0)
+        .expect("the log")
+        .map(|entry| entry.map(|(_, entry)| format!("{} {:?}", entry.action, entry.outcome)))
+        .collect::<Result<_>>()
+        .expect("entries");
+    for action in [
+        "serve.start Done",
+        "answer.ask Intent",
+        "answer.ask Done",
+        "feedback.give Done",
+        "api.unauthenticated Denied",
+        "serve.stop Done",
+    ] {
+        assert!(actions.iter().any(|written| written == action), "{action} not in {actions:?}");
+    }
+    for file in files_under(directory.path()) {
+        let bytes = std::fs::read(&file).expect("reads");
+        let found = bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes());
+        assert!(!found, "a prompt lies in {}", file.display());
+    }
+}
+
+#[test]
+fn a_stop_lets_what_runs_finish_and_bounds_how_long() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let warden = install(directory.path());
+    add_model(&warden, "rules", 2);
+    let user = token(&warden, "user");
+    let body = json!({"model": "rules", "prompt": "a", "max_tokens": 200, "ignore_eos": true});
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+
+    let daemon = start(&warden, ServeOptions::default());
+    let stop = Arc::clone(&daemon.stop);
+    let (status, answer) = runtime.block_on(async {
+        let stopping = async {
+            while !has_begun(&warden) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            stop.store(true, Ordering::Release);
+        };
+        tokio::join!(daemon.ask("POST", "/v1/completions", &user, &body), stopping).0
+    });
+    assert_eq!(status, 200, "{answer}");
+    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+    assert_eq!(answer["usage"]["completion_tokens"], 200);
+    daemon.stop();
+
+    let options = ServeOptions { grace: Duration::from_millis(1), ..ServeOptions::default() };
+    let daemon = start(&warden, options);
+    let stop = Arc::clone(&daemon.stop);
+    let before = Instant::now();
+    runtime.block_on(async {
+        let mut stream = daemon.connect().await;
+        stream.write_all(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n").await.expect("sent");
+        stop.store(true, Ordering::Release);
+        let mut rest = Vec::new();
+        // The head never comes: the connection is not waited for.
+        let _ = stream.read_to_end(&mut rest).await;
+    });
+    daemon.stop();
+    assert!(before.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn a_model_that_is_trained_meanwhile_is_served_and_a_broken_one_harms_nobody() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let warden = install(directory.path());
+    let device = Device::cpu(Some(1));
+    assert!(models::refresh(&warden, &[], &device).expect("none").is_empty());
+    add_model(&warden, "first", 1);
+    let first = models::refresh(&warden, &[], &device).expect("one");
+    add_model(&warden, "second", 2);
+    assert!(!models::are_current(&warden, &first).expect("asks"));
+    let both = models::refresh(&warden, &first, &device).expect("two");
+    assert_eq!(both.len(), 2);
+    assert!(both.iter().any(|served| Arc::ptr_eq(served, &first[0])), "what stands is kept");
+    assert!(models::are_current(&warden, &both).expect("asks"));
+}
+
+#[test]
+fn an_address_that_is_taken_is_said_before_anything_starts() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let warden = install(directory.path());
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let options = ServeOptions { listen: taken.local_addr().expect("an address"), ..ServeOptions::default() };
+    let error: Error = run(warden, options, Arc::default(), |_| panic!("it cannot listen")).unwrap_err();
+    assert!(error.to_string().contains("listening on 127.0.0.1"), "{error}");
+    assert!(error.remedy_text().is_some_and(|remedy| remedy.contains("--listen")));
+}
