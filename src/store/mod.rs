@@ -102,11 +102,12 @@ impl Store {
     /// Opens the database, brings its schema up to date and proves that `column_key` is its key.
     ///
     /// # Errors
-    /// `Integrity` where the database belongs to another installation or key, `Failed` where it is newer than
-    /// this binary.
+    /// `Integrity` where the database is missing or belongs to another installation or key, `Failed` where it is
+    /// newer than this binary.
     pub fn open(path: &Path, install: Id, column_key: &Key) -> Result<Self> {
         if !path.exists() {
-            return Err(Error::not_found(format!("there is no database at {}", path.display())));
+            return Err(Error::integrity(format!("the database {} is missing", path.display()))
+                .remedy("restore the data directory from a backup"));
         }
         let store = Self::connect(path, column_key)?;
         store.read(|rows| rows.prove_install(install))?;

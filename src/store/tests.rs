@@ -288,7 +288,7 @@ fn another_key_or_installation_does_not_open_it() {
     let nowhere = bench.directory.path().join("none.db");
     assert_eq!(
         Store::open(&nowhere, bench.install, &bench.key).map(|_| ()).unwrap_err().kind(),
-        ErrorKind::NotFound
+        ErrorKind::Integrity
     );
     assert!(!nowhere.exists(), "asking makes nothing");
 }

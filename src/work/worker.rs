@@ -30,7 +30,12 @@ fn serve_one() -> Result<()> {
         .map_err(std::io::Error::from)
         .context("binding the worker to the warden")?;
     let socket = std::io::stdin().as_fd().try_clone_to_owned().context("taking the worker's socket")?;
-    let (port, task) = Port::open(UnixStream::from(socket))?;
+    work(UnixStream::from(socket))
+}
+
+/// Takes the task that comes over `socket` and reports how it ended.
+pub(super) fn work(socket: UnixStream) -> Result<()> {
+    let (port, task) = Port::open(socket)?;
     let outcome = perform(task, &port);
     port.finish(outcome)
 }
