@@ -30,6 +30,7 @@ pub struct Import {
     files: Vec<WeightsFile<OpenFile>>,
     transcript: Transcript,
     tokenizer_json: Vec<u8>,
+    parameters: u64,
 }
 
 /// The index of a sharded model: which file holds which tensor.
@@ -56,6 +57,10 @@ impl Import {
         &self.tokenizer_json
     }
 
+    pub fn parameters(&self) -> u64 {
+        self.parameters
+    }
+
     /// The bytes that [`Import::write`] will write.
     pub fn len_bytes(&self) -> u64 {
         self.transcript.len_bytes()
@@ -75,7 +80,7 @@ impl Import {
             Decoder::new(&Exec::dry(Device::cpu(Some(1))), &config, options)?.table().clone()
         };
         let transcript = Transcript::new(&config, &table, &files)?;
-        Ok(Self { config, files, transcript, tokenizer_json })
+        Ok(Self { config, files, transcript, tokenizer_json, parameters: table.count() as u64 })
     }
 }
 

@@ -7,6 +7,7 @@ pub mod client;
 mod documents;
 mod frame;
 mod host;
+mod import;
 mod init;
 mod jobs;
 mod lock;

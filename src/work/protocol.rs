@@ -4,12 +4,14 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::import::ImportSpec;
 use crate::{
     base::{Error, Id, IdKind, Progress},
     corpus::{
         Admitted, Format, IngestSpec, Refusal, SnapshotSpec, extents::ExtentsSpec, tokenizer::TokenizerSpec,
     },
     seal::Digest,
+    train::{plan::PlanSpec, pretrain::PretrainSpec},
 };
 
 /// The work of one worker process.
@@ -20,6 +22,9 @@ pub enum Task {
     Snapshot(Box<SnapshotSpec>),
     Tokenizer(TokenizerSpec),
     Extents(ExtentsSpec),
+    Plan(Box<PlanSpec>),
+    Pretrain(Box<PretrainSpec>),
+    Import(ImportSpec),
 }
 
 /// From the warden.

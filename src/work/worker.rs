@@ -9,10 +9,10 @@ use std::{
 
 use serde_json::Value;
 
-use super::{port::Port, protocol::Task};
+use super::{import, port::Port, protocol::Task};
 use crate::{
     base::{Context, Result},
-    corpus, seal,
+    corpus, seal, train,
 };
 
 /// Runs one task. The exit code says whether its end could be reported.
@@ -46,6 +46,9 @@ fn perform(task: Task, port: &Port) -> Result<Value> {
         Task::Snapshot(spec) => json(corpus::snapshot::run(&spec, port, port)),
         Task::Tokenizer(spec) => json(corpus::tokenizer::run(&spec, port, port)),
         Task::Extents(spec) => json(corpus::extents::run(&spec, port, port)),
+        Task::Plan(spec) => json(train::plan::run(&spec, port, port)),
+        Task::Pretrain(spec) => json(train::pretrain::run(&spec, port, port)),
+        Task::Import(spec) => json(import::run(&spec, port, port)),
     }
 }
 

@@ -55,14 +55,17 @@ pub(super) fn perform(
         Request::DataVerify => data::verify(warden, monitor),
         Request::TokenizerTrain { .. } => tokenizers::train(warden, actor, &request, monitor),
         Request::TokenizerShow { tokenizer } => tokenizers::show(warden, *tokenizer),
+        Request::ModelPretrain(pretrain) => runs::start(warden, actor, &request, pretrain, monitor),
+        Request::ModelPlan(pretrain) => runs::plan(warden, actor, &request, pretrain, monitor),
+        Request::ModelResume { run } => runs::resume(warden, actor, &request, *run, monitor),
         Request::ModelLs => models::list(warden),
         Request::ModelShow { model } => models::show(warden, model),
-        Request::ModelPretrain(_)
-        | Request::ModelPlan(_)
-        | Request::ModelResume { .. }
-        | Request::ModelImport { .. }
-        | Request::ModelGenerate(_)
-        | Request::ModelChat(_) => Err(Error::unavailable("this build has no compute stages yet")),
+        Request::ModelImport { directory, name } => {
+            models::import(warden, actor, &request, directory, name, monitor)
+        }
+        Request::ModelGenerate(_) | Request::ModelChat(_) => {
+            Err(Error::unavailable("this build has no compute stages yet"))
+        }
         Request::LineageShow { id } => records::lineage(warden, *id),
         Request::AuditVerify => records::audit_verify(warden),
         Request::AuditLs { from, limit } => records::audit_list(warden, *from, *limit),

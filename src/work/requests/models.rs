@@ -1,10 +1,22 @@
 //! Models: what is there, what each is called and for, and text from them.
 
+use std::path::Path;
+
+use serde_json::Value;
+
 use super::{Performed, runs};
 use crate::{
-    base::{Error, Id, IdKind, Result},
-    store::{Model, Rows},
-    work::{request::ModelRow, warden::Warden},
+    base::{Error, Id, IdKind, Monitor, Result},
+    store::{Edge, Model, Relation, Rows, TokenizerRow},
+    work::{
+        host::Leave,
+        import::{ImportOutcome, ImportSpec},
+        jobs,
+        policy::Actor,
+        protocol::Task,
+        request::{ModelRow, Request},
+        warden::Warden,
+    },
 };
 
 pub(super) fn list(warden: &Warden) -> Result<Performed> {
@@ -64,4 +76,62 @@ pub(super) fn label(rows: &Rows<'_>, id: Id) -> Result<Option<String>> {
         IdKind::Model => rows.model(id)?.map(|model| model.name),
         _ => None,
     })
+}
+
+pub(super) fn import(
+    warden: &Warden,
+    actor: &Actor,
+    request: &Request,
+    directory: &Path,
+    name: &str,
+    monitor: &dyn Monitor,
+) -> Result<Performed> {
+    check_name(name)?;
+    jobs::run(warden, actor, request, monitor, |job| {
+        let leave = Leave { create: &[IdKind::Model, IdKind::Tokenizer], ..Leave::default() };
+        let spec = ImportSpec { directory: directory.to_owned() };
+        let outcome: ImportOutcome = job.stage(Task::Import(spec), leave)?;
+        let now = warden.now_ms();
+        let row = warden.store.write(|rows| {
+            rows.keep_object(outcome.tokenizer)?;
+            rows.add_tokenizer(&TokenizerRow {
+                id: outcome.tokenizer,
+                snapshot: None,
+                vocab_size: outcome.vocab_size,
+                bytes_per_token: None,
+                created_at_ms: now,
+            })?;
+            rows.keep_object(outcome.model)?;
+            let model = Model {
+                id: outcome.model,
+                run: None,
+                tokenizer: Some(outcome.tokenizer),
+                parameters: outcome.parameters,
+                bits_per_byte: None,
+                created_at_ms: now,
+                name: name.to_owned(),
+                purpose: Value::Null,
+                details: serde_json::json!({
+                    "imported_from": directory,
+                    "config": outcome.config,
+                    "chat_template": outcome.chat_template,
+                }),
+            };
+            rows.add_model(&model)?;
+            let edge = Edge { parent: outcome.tokenizer, child: outcome.model, relation: Relation::UsedBy };
+            rows.add_edge(edge, now)?;
+            model_row(rows, model)
+        })?;
+        Ok(Performed::new(&row)?.made(outcome.model))
+    })
+}
+
+/// # Errors
+/// `Usage` for what could not be told from an identifier, or would not print.
+pub(super) fn check_name(name: &str) -> Result<()> {
+    let printable = !name.is_empty() && name.len() <= 200 && !name.chars().any(char::is_control);
+    if printable && name.trim() == name && name.parse::<Id>().is_err() {
+        return Ok(());
+    }
+    Err(Error::usage("a model's name is 1 to 200 bytes of printable text, and no identifier"))
 }

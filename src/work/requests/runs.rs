@@ -1,15 +1,203 @@
-//! Training runs.
+//! Runs: planning one, training one, going on with one that stopped. What came of it is written down the moment it
+//! stands: the model with its lineage first, then what it scores on held-out text.
 
 use std::collections::HashMap;
 
+use serde_json::Value;
+
+use super::{
+    Performed,
+    data::collection_names,
+    models,
+    prepare::{self, Prepared},
+};
 use crate::{
-    base::{Context, Id, Result},
-    store::{Rows, Run},
-    work::request::{Evaluation, RunRow},
+    base::{Context, Error, ErrorKind, Id, IdKind, Monitor, Result},
+    seal::new_id,
+    store::{self, Edge, NewRun, Relation, Rows, Run, RunState},
+    train::{
+        RunConfig,
+        plan::{Plan, PlanSpec},
+        pretrain::{Checkpoints, PretrainOutcome, PretrainSpec},
+    },
+    work::{
+        host::{Leave, ids_in},
+        jobs::{self, Job},
+        policy::Actor,
+        protocol::Task,
+        request::{Evaluation, Pretrain, Request, RunRow},
+        warden::Warden,
+    },
 };
 
 /// The kind of the evaluation that every run ends with.
 const HELD_OUT: &str = "held-out text";
+
+pub(super) fn plan(
+    warden: &Warden,
+    actor: &Actor,
+    request: &Request,
+    pretrain: &Pretrain,
+    monitor: &dyn Monitor,
+) -> Result<Performed> {
+    jobs::run(warden, actor, request, monitor, |job| {
+        let Prepared { tokenizer, shards, documents, .. } = prepare::all(job, pretrain)?;
+        let spec = PlanSpec {
+            config: pretrain.config.clone(),
+            tokenizer,
+            shards: shards.clone(),
+            threads: warden.threads,
+        };
+        let read = shards.into_iter().chain([tokenizer]).collect();
+        let leave = Leave { read, extents: documents, ..Leave::default() };
+        let plan: Plan = job.stage(Task::Plan(Box::new(spec)), leave)?;
+        Performed::new(&plan)
+    })
+}
+
+pub(super) fn start(
+    warden: &Warden,
+    actor: &Actor,
+    request: &Request,
+    pretrain: &Pretrain,
+    monitor: &dyn Monitor,
+) -> Result<Performed> {
+    models::check_name(&pretrain.name)?;
+    let purpose = pretrain.config.stated_purpose()?.clone();
+    jobs::run(warden, actor, request, monitor, |job| {
+        let prepared = prepare::all(job, pretrain)?;
+        let id = new_id(IdKind::Run)?;
+        let now = warden.now_ms();
+        warden.store.write(|rows| {
+            rows.add_run(&NewRun {
+                id,
+                snapshot: prepared.snapshot,
+                tokenizer: prepared.tokenizer,
+                started_at_ms: now,
+                name: &pretrain.name,
+                purpose: &json(&purpose)?,
+                config: &json(&pretrain.config)?,
+            })?;
+            for &parent in prepared.shards.iter().chain([&prepared.tokenizer]) {
+                rows.add_edge(Edge { parent, child: id, relation: Relation::ReadBy }, now)?;
+            }
+            Ok(())
+        })?;
+        train(job, id, prepared, &pretrain.config, None)
+    })
+}
+
+pub(super) fn resume(
+    warden: &Warden,
+    actor: &Actor,
+    request: &Request,
+    wanted: Option<Id>,
+    monitor: &dyn Monitor,
+) -> Result<Performed> {
+    let run = warden.store.read(|rows| {
+        let stopped = |run: &Run| run.state == RunState::Interrupted;
+        let found = match wanted {
+            Some(id) => rows.run(id)?.ok_or_else(|| Error::not_found(format!("there is no run {id}")))?,
+            None => rows.runs()?.into_iter().rfind(stopped).ok_or_else(|| {
+                Error::usage("no run was stopped").remedy("`cloister model pretrain` starts one")
+            })?,
+        };
+        if stopped(&found) {
+            return Ok(found);
+        }
+        Err(Error::usage(format!("run {} is {}: there is nothing to go on with", found.id, found.state)))
+    })?;
+    jobs::run(warden, actor, request, monitor, |job| {
+        let prepared = prepare::of_run(warden, &run)?;
+        let config: RunConfig =
+            serde_json::from_value(run.config.clone()).context("reading the configuration of the run")?;
+        let fact = warden.store.read(|rows| rows.fact(run.id, Checkpoints::FACT))?;
+        let checkpoints = fact
+            .map(serde_json::from_value::<Checkpoints>)
+            .transpose()
+            .context("reading which checkpoints the run has")?;
+        warden.store.write(|rows| rows.set_run_state(run.id, RunState::Running, None))?;
+        train(job, run.id, prepared, &config, checkpoints)
+    })
+}
+
+/// Trains, from the beginning or from a checkpoint, and writes down what came of it.
+fn train(
+    job: &Job<'_>,
+    run: Id,
+    prepared: Prepared,
+    config: &RunConfig,
+    resume: Option<Checkpoints>,
+) -> Result<Performed> {
+    let warden = job.warden;
+    job.works_on(run)?;
+    let checkpoints: Vec<Id> = resume.as_ref().map(json).transpose()?.iter().flat_map(ids_in).collect();
+    let leave = Leave {
+        read: prepared.shards.iter().copied().chain([prepared.tokenizer]).chain(checkpoints).collect(),
+        extents: prepared.documents.clone(),
+        create: &[IdKind::Checkpoint, IdKind::Model],
+        facts_of: Some(run),
+        ..Leave::default()
+    };
+    let spec = PretrainSpec {
+        run,
+        config: config.clone(),
+        tokenizer: prepared.tokenizer,
+        shards: prepared.shards.clone(),
+        threads: warden.threads,
+        resume,
+    };
+    let outcome: Result<PretrainOutcome> = job.stage(Task::Pretrain(Box::new(spec)), leave);
+    let outcome = outcome.map_err(|error| stopped(warden, run, error))?;
+    finish(warden, &prepared, &outcome)?;
+    let row = warden.store.read(|rows| {
+        let found = rows.run(run)?.ok_or_else(|| Error::not_found(format!("there is no run {run}")))?;
+        run_row(rows, found, &collection_names(rows)?)
+    })?;
+    Ok(Performed::new(&row)?
+        .made(outcome.model)
+        .detail("run", run.to_string())
+        .detail("vault_epoch", warden.vault.root().epoch))
+}
+
+/// Writes down that a run ended early, and says how to go on.
+fn stopped(warden: &Warden, run: Id, error: Error) -> Error {
+    let resumable = matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Unavailable);
+    let state = if resumable { RunState::Interrupted } else { RunState::Failed };
+    let written = warden.store.write(|rows| rows.set_run_state(run, state, Some(warden.now_ms())));
+    match written {
+        // The next start of the warden calls it interrupted.
+        Err(also) => error.context(format!("writing down that the run ended failed too ({also})")),
+        Ok(()) if resumable => error.remedy(format!("`cloister model resume {run}` goes on from there")),
+        Ok(()) => error,
+    }
+}
+
+/// The model's row, its lineage and the end of the run, in one transaction.
+fn finish(warden: &Warden, prepared: &Prepared, outcome: &PretrainOutcome) -> Result<()> {
+    let now = warden.now_ms();
+    let PretrainOutcome { run, model, .. } = *outcome;
+    warden.store.write(|rows| {
+        let found = rows.run(run)?.ok_or_else(|| Error::not_found(format!("there is no run {run}")))?;
+        rows.keep_object(model)?;
+        rows.add_model(&store::Model {
+            id: model,
+            run: Some(run),
+            tokenizer: Some(prepared.tokenizer),
+            parameters: outcome.parameters,
+            bits_per_byte: outcome.heldout.map(|held_out| held_out.bits_per_byte),
+            created_at_ms: now,
+            name: found.name,
+            purpose: found.purpose,
+            details: serde_json::json!({ "recipe": outcome.recipe, "step": outcome.model_step }),
+        })?;
+        rows.add_edge(Edge { parent: run, child: model, relation: Relation::Produced }, now)?;
+        rows.add_edge(Edge { parent: prepared.tokenizer, child: model, relation: Relation::UsedBy }, now)?;
+        rows.set_run_steps(run, outcome.steps_done, outcome.recipe.steps)?;
+        rows.set_run_totals(run, outcome.parameters, outcome.tokens_seen, outcome.elapsed_s)?;
+        rows.set_run_state(run, RunState::Done, Some(now))
+    })
+}
 
 pub(super) fn run_row(rows: &Rows<'_>, run: Run, names: &HashMap<i64, String>) -> Result<RunRow> {
     let collection =
@@ -37,4 +225,8 @@ pub(super) fn run_row(rows: &Rows<'_>, run: Run, names: &HashMap<i64, String>) -
 pub(super) fn held_out(rows: &Rows<'_>, model: Id) -> Result<Option<Evaluation>> {
     let newest = rows.evaluations(model)?.into_iter().rfind(|evaluation| evaluation.kind == HELD_OUT);
     newest.map(|row| serde_json::from_value(row.metrics).context("reading an evaluation")).transpose()
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<Value> {
+    serde_json::to_value(value).context("writing a row")
 }
