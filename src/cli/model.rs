@@ -192,7 +192,8 @@ fn overridden(overrides: &[String]) -> Result<RunConfig> {
 
 fn generate(args: GenerateArgs, session: &Session) -> Result<()> {
     let choice = args.sampling.choice(args.max_tokens, args.ignore_eos);
-    let request = Request::ModelGenerate(Generate { model: args.model, prompt: args.prompt, choice });
+    let GenerateArgs { model, prompt, dtype, .. } = args;
+    let request = Request::ModelGenerate(Generate { model, prompt, dtype: Some(dtype), choice });
     session.ask_aloud::<Generated>(request).map(drop)
 }
 

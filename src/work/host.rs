@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
@@ -61,6 +62,11 @@ pub(super) fn run(
     let mut worker = Worker::start(theirs)?;
     let outcome = Host::new(warden, job, leave, monitor, ours).serve(task);
     worker.end(outcome)
+}
+
+/// Reads what a task reported at its end.
+pub(super) fn outcome<T: DeserializeOwned>(reported: Value) -> Result<T> {
+    serde_json::from_value(reported).context("reading a worker's outcome")
 }
 
 struct Worker {

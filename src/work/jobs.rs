@@ -55,8 +55,7 @@ pub(super) struct Job<'a> {
 impl Job<'_> {
     /// Runs one task in a worker process and reads its outcome.
     pub(super) fn stage<T: serde::de::DeserializeOwned>(&self, task: Task, leave: Leave) -> Result<T> {
-        let outcome = host::run(self.warden, self.id, task, leave, self.monitor)?;
-        serde_json::from_value(outcome).context("reading a worker's outcome")
+        host::outcome(host::run(self.warden, self.id, task, leave, self.monitor)?)
     }
 
     /// Says which run the job works on, so that `job show` does too.

@@ -10,6 +10,8 @@ use crate::{
     corpus::{
         Admitted, Format, IngestSpec, Refusal, SnapshotSpec, extents::ExtentsSpec, tokenizer::TokenizerSpec,
     },
+    evaluate::EvaluateSpec,
+    infer::generate::GenerateSpec,
     seal::Digest,
     train::{plan::PlanSpec, pretrain::PretrainSpec},
 };
@@ -24,7 +26,9 @@ pub enum Task {
     Extents(ExtentsSpec),
     Plan(Box<PlanSpec>),
     Pretrain(Box<PretrainSpec>),
+    Evaluate(EvaluateSpec),
     Import(ImportSpec),
+    Generate(Box<GenerateSpec>),
 }
 
 /// From the warden.

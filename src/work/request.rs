@@ -150,6 +150,9 @@ pub struct Generate {
     pub model: String,
     /// Empty: the beginning of a text.
     pub prompt: String,
+    /// What is computed in, `f32` or `bf16`; None: f32.
+    #[serde(default)]
+    pub dtype: Option<String>,
     pub choice: Choice,
 }
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{import, port::Port, protocol::Task};
 use crate::{
     base::{Context, Result},
-    corpus, seal, train,
+    corpus, evaluate, infer, seal, train,
 };
 
 /// Runs one task. The exit code says whether its end could be reported.
@@ -48,6 +48,8 @@ fn perform(task: Task, port: &Port) -> Result<Value> {
         Task::Extents(spec) => json(corpus::extents::run(&spec, port, port)),
         Task::Plan(spec) => json(train::plan::run(&spec, port, port)),
         Task::Pretrain(spec) => json(train::pretrain::run(&spec, port, port)),
+        Task::Evaluate(spec) => json(evaluate::run(&spec, port, port)),
+        Task::Generate(spec) => json(infer::generate::run(&spec, port, port)),
         Task::Import(spec) => json(import::run(&spec, port, port)),
     }
 }

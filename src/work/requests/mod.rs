@@ -7,13 +7,14 @@ mod people;
 mod prepare;
 mod records;
 mod runs;
+mod text;
 mod tokenizers;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{policy::Actor, request::Request, warden::Warden};
-use crate::base::{Context, Error, Id, Monitor, Result};
+use crate::base::{Context, Id, Monitor, Result};
 
 /// The answer, and what the audit log says of it.
 pub(super) struct Performed {
@@ -63,9 +64,8 @@ pub(super) fn perform(
         Request::ModelImport { directory, name } => {
             models::import(warden, actor, &request, directory, name, monitor)
         }
-        Request::ModelGenerate(_) | Request::ModelChat(_) => {
-            Err(Error::unavailable("this build has no compute stages yet"))
-        }
+        Request::ModelGenerate(generate) => text::generate(warden, generate, monitor),
+        Request::ModelChat(chat) => text::chat(warden, chat, monitor),
         Request::LineageShow { id } => records::lineage(warden, *id),
         Request::AuditVerify => records::audit_verify(warden),
         Request::AuditLs { from, limit } => records::audit_list(warden, *from, *limit),

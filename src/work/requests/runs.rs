@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     base::{Context, Error, ErrorKind, Id, IdKind, Monitor, Result},
+    evaluate::{EvaluateOutcome, EvaluateSpec},
     seal::new_id,
     store::{self, Edge, NewRun, Relation, Rows, Run, RunState},
     train::{
@@ -150,6 +151,9 @@ fn train(
     let outcome: Result<PretrainOutcome> = job.stage(Task::Pretrain(Box::new(spec)), leave);
     let outcome = outcome.map_err(|error| stopped(warden, run, error))?;
     finish(warden, &prepared, &outcome)?;
+    if outcome.heldout.is_some() {
+        evaluate(job, &prepared, outcome.model)?;
+    }
     let row = warden.store.read(|rows| {
         let found = rows.run(run)?.ok_or_else(|| Error::not_found(format!("there is no run {run}")))?;
         run_row(rows, found, &collection_names(rows)?)
@@ -196,6 +200,40 @@ fn finish(warden: &Warden, prepared: &Prepared, outcome: &PretrainOutcome) -> Re
         rows.set_run_steps(run, outcome.steps_done, outcome.recipe.steps)?;
         rows.set_run_totals(run, outcome.parameters, outcome.tokens_seen, outcome.elapsed_s)?;
         rows.set_run_state(run, RunState::Done, Some(now))
+    })
+}
+
+/// The model's held-out bits per byte beside those of what does not learn.
+fn evaluate(job: &Job<'_>, prepared: &Prepared, model: Id) -> Result<()> {
+    let warden = job.warden;
+    let Prepared { snapshot, tokenizer, shards, documents } = prepared;
+    let spec = EvaluateSpec { model, tokenizer: *tokenizer, shards: shards.clone(), threads: warden.threads };
+    let leave = Leave {
+        read: shards.iter().copied().chain([*tokenizer, model]).collect(),
+        extents: documents.clone(),
+        ..Leave::default()
+    };
+    let outcome: EvaluateOutcome = job.stage(Task::Evaluate(spec), leave)?;
+    let evaluation = Evaluation {
+        held_out_bits_per_byte: outcome.heldout.bits_per_byte,
+        unigram_bits_per_byte: outcome.baselines.unigram,
+        order2_bits_per_byte: outcome.baselines.order2,
+        gzip_bits_per_byte: outcome.baselines.gzip,
+        held_out_bytes: outcome.heldout.bytes,
+    };
+    let now = warden.now_ms();
+    let row = store::Evaluation {
+        id: new_id(IdKind::Evaluation)?,
+        model,
+        snapshot: Some(*snapshot),
+        kind: HELD_OUT.to_owned(),
+        metrics: json(&evaluation)?,
+        created_at_ms: now,
+    };
+    let edge = Edge { parent: model, child: row.id, relation: Relation::Evaluated };
+    warden.store.write(|rows| {
+        rows.add_evaluation(&row)?;
+        rows.add_edge(edge, now)
     })
 }
 
