@@ -52,6 +52,8 @@ struct Writer {
     end_bytes: u64,
     place: Place,
     checkpoint_file: File,
+    /// A segment that has grown beyond this is followed by another.
+    segment_bytes: u64,
     /// Why nothing more is written.
     broken: Option<Error>,
 }
@@ -83,6 +85,7 @@ impl AuditLog {
             file,
             end_bytes: walked.good_bytes as u64,
             place: walked.end,
+            segment_bytes: SEGMENT_BYTES,
             broken: None,
         };
         let recovered = Recovered { entries_cut: walked.entries_after, bytes_cut: walked.bytes_after as u64 };
@@ -126,6 +129,25 @@ impl AuditLog {
     }
 }
 
+#[cfg(test)]
+impl AuditLog {
+    /// Small segments, so that a test sees many.
+    pub(super) fn with_segment_bytes(self, bytes: u64) -> Self {
+        self.writer().segment_bytes = bytes;
+        self
+    }
+
+    /// As a disk that fails from now on.
+    pub(super) fn fail(&self) {
+        self.writer().file = File::open("/dev/null").expect("there is one");
+    }
+
+    /// Several entries in one group, as when many threads append at once.
+    pub(super) fn append_together(&self, entries: &[Entry]) {
+        assert!(self.writer().append(entries).iter().all(Result::is_ok));
+    }
+}
+
 impl Writer {
     fn append(&mut self, entries: &[Entry]) -> Vec<Result<u64>> {
         let first = self.place.tree.size();
@@ -138,7 +160,7 @@ impl Writer {
     }
 
     fn write(&mut self, entries: &[Entry]) -> Result<()> {
-        if self.end_bytes >= SEGMENT_BYTES {
+        if self.end_bytes >= self.segment_bytes {
             let mut place = self.place.clone();
             (self.file, self.end_bytes) =
                 begin_segment(&self.directory, self.key.name(), self.segment + 1, &mut place)?;

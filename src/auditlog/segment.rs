@@ -175,9 +175,9 @@ pub(super) fn is_checkpoint(line: &[u8]) -> bool {
 }
 
 fn read_header(line: &[u8], key: &LogKey, number: u64) -> Result<Place, Wrong> {
-    let wrong = |entry, why: &str| Wrong { entry, what: format!("the header of segment {number} {why}") };
-    let header: Header = serde_json::from_slice(line).map_err(|_| wrong(0, "cannot be read"))?;
-    let wrong = |why: &str| wrong(header.first, why);
+    // What a bad header says of its place is worth nothing: whoever joins the segments knows it.
+    let wrong = |why: &str| Wrong { entry: 0, what: format!("the header of segment {number} {why}") };
+    let header: Header = serde_json::from_slice(line).map_err(|_| wrong("cannot be read"))?;
     if header.format != FORMAT {
         return Err(wrong(&format!("says '{}', and this version reads '{FORMAT}'", header.format)));
     }

@@ -20,8 +20,6 @@ use crate::{
     seal::Digest,
 };
 
-const READ_ATTEMPTS: u32 = 5;
-
 /// Something that is wrong, and the number of the first entry that it touches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct Problem {
@@ -74,12 +72,10 @@ pub fn verify(directory: &Path, key: &LogKey, kept: &[&str]) -> Result<VerifyRep
     }
     let Joined { place, seen, last } = joined;
     let size = place.tree.size();
-    if let Some(note) = last.as_ref().and_then(|last| last.last_note.as_ref()).filter(|_| problems.is_empty())
-    {
-        if key.open(note).is_err() {
-            let entry = size.saturating_sub(1);
-            problems.push(Problem { entry, what: format!("the checkpoint after entry {entry} was altered") });
-        }
+    let last_note = last.as_ref().and_then(|last| last.last_note.as_ref());
+    if problems.is_empty() && last_note.is_some_and(|note| key.open(note).is_err()) {
+        let entry = size.saturating_sub(1);
+        problems.push(Problem { entry, what: format!("the checkpoint after entry {entry} was altered") });
     }
     if problems.is_empty() {
         problems.extend(kept.iter().filter_map(|checkpoint| not_reached(size, &seen, checkpoint)));
@@ -155,21 +151,24 @@ pub(super) enum Newest {
 
 pub(super) fn newest_checkpoint(directory: &Path, key: &LogKey) -> Result<Newest> {
     let path = directory.join(CHECKPOINT_FILE);
-    for _ in 0..READ_ATTEMPTS {
-        match std::fs::read(&path) {
-            Ok(note) => {
-                let note = std::str::from_utf8(&note).ok();
-                if let Some(checkpoint) = note.and_then(|note| key.open_checkpoint(note).ok()) {
-                    return Ok(Newest::Signed(checkpoint));
-                }
-                // It may have been read while a running log was writing it.
-                thread::sleep(Duration::from_millis(5));
-            }
+    let mut before = None;
+    loop {
+        let note = match std::fs::read(&path) {
+            Ok(note) => note,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Newest::Missing),
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        };
+        if let Some(checkpoint) =
+            std::str::from_utf8(&note).ok().and_then(|note| key.open_checkpoint(note).ok())
+        {
+            return Ok(Newest::Signed(checkpoint));
         }
+        // A running log may be writing it at this moment; what stays the same was altered.
+        if before.replace(note.clone()) == Some(note) {
+            return Ok(Newest::Altered);
+        }
+        thread::sleep(Duration::from_millis(2));
     }
-    Ok(Newest::Altered)
 }
 
 fn not_reached(size: u64, seen: &[(u64, Digest)], kept: &Checkpoint) -> Option<Problem> {

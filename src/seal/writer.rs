@@ -117,12 +117,12 @@ impl<W: Write> SealWriter<W> {
         let run_chunks = chunks.div_ceil((end / BYTES_PER_THREAD_MIN).clamp(1, threads_max()));
         let run_bytes = run_chunks * self.stride();
         let (header, key, first) = (&self.header, &self.content_key, self.first_chunk);
-        let runs = self.batch[..end].chunks_mut(run_bytes).enumerate();
+        let mut runs = self.batch[..end].chunks_mut(run_bytes).enumerate();
         let seal = |(number, run): (usize, &mut [u8])| {
             seal_run(header, &Cipher::new(key), first + (number * run_chunks) as u64, run)
         };
         if run_bytes >= end {
-            runs.map(seal).collect::<Result<()>>()?;
+            runs.try_for_each(seal)?;
         } else {
             thread::scope(|scope| {
                 let threads: Vec<_> = runs.map(|run| scope.spawn(move || seal(run))).collect();

@@ -122,7 +122,8 @@ fn measure(
         Ok(start.elapsed().as_secs_f64())
     };
     // The first of each warms what it touches.
-    (plain()?, sealed()?);
+    plain()?;
+    sealed()?;
     let (mut plain_s, mut sealed_s, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
         if monitor.stop_requested() {

@@ -58,6 +58,14 @@ pub(super) struct Entry {
     pub wrapped_key: Wrapped,
 }
 
+/// What the keyring will know of an object that is being written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Claim {
+    pub version: u64,
+    pub length_bytes: u64,
+    pub wrapped_key: Wrapped,
+}
+
 /// The vault as a whole in 32 bytes: the audit log keeps it, so that a vault put back in time is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VaultRoot {

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::keyring::Claim;
 use crate::{
     base::{Context, Error, Id, Result, fs::sync_parent},
     seal::{Digest, Key, Label, SealReader, SealWriter, Sealed, WipedVec, Writeback},
@@ -124,6 +125,8 @@ impl Read for ObjectReader {
 pub struct ObjectWriter {
     sealing: SealWriter<Writeback>,
     temporary: Temporary,
+    /// In the vault's own process; a worker's objects are claimed by their grant.
+    claim: Option<Claim>,
 }
 
 impl ObjectWriter {
@@ -133,16 +136,29 @@ impl ObjectWriter {
         options.write(true).create_new(true).mode(0o600);
         let file = options.open(path).with_context(|| format!("creating {}", path.display()))?;
         let temporary = Temporary { path: path.to_owned(), kept: false };
-        Ok(Self { sealing: SealWriter::new(Writeback::new(file), key, label, length_bytes)?, temporary })
+        Ok(Self {
+            sealing: SealWriter::new(Writeback::new(file), key, label, length_bytes)?,
+            temporary,
+            claim: None,
+        })
     }
 
     pub fn id(&self) -> Id {
         self.sealing.label().object
     }
 
+    pub(super) fn with_claim(mut self, claim: Claim) -> Self {
+        self.claim = Some(claim);
+        self
+    }
+
+    pub(super) fn take_claim(&mut self) -> Option<Claim> {
+        self.claim.take()
+    }
+
     /// Makes the temporary file whole and durable; it stays until the vault adopts or sweeps it.
     pub fn finish(self) -> Result<Sealed> {
-        let Self { sealing, mut temporary } = self;
+        let Self { sealing, mut temporary, .. } = self;
         let (file, sealed) = sealing.finish()?;
         file.into_file().sync_all().with_context(|| format!("syncing {}", temporary.path.display()))?;
         sync_parent(&temporary.path)?;

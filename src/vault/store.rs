@@ -1,7 +1,7 @@
 //! The vault: open it with the root key, and it is a [`Depot`].
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError, RwLock},
@@ -10,7 +10,7 @@ use std::{
 use super::{
     Depot, ObjectReader, ObjectWriter, Purpose, ReadGrant, RootKey, Swept, Unsealer, VaultRoot, WriteGrant,
     grant::extent_key,
-    keyring::{Change, Entry, Keyring, Wrapped, unwrap, wrap},
+    keyring::{Change, Claim, Entry, Keyring, Wrapped, unwrap, wrap},
     object::{TEMPORARY_SUFFIX, cause},
     ring_file::RingFile,
     sweep::sweep,
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     base::{
         Context, Error, Id, IdKind, Result,
-        fs::{create_private_dir, rename_durably},
+        fs::{create_private_dir, rename_durably, sync_parent},
         group::Group,
     },
     seal::{Key, Label, SealReader, Signer, new_id},
@@ -33,15 +33,11 @@ pub struct Vault {
     ring: RwLock<Keyring>,
     file: Mutex<RingFile>,
     group: Group<Commit, ()>,
-    /// Objects that are being written: what the keyring will say of them.
-    pending: Mutex<HashMap<Id, Pending>>,
+    /// Objects that workers are writing: what the keyring will say of them.
+    granted: Mutex<HashMap<Id, Claim>>,
+    /// Objects that are being deleted: already out of reach, and not yet out of the keyring.
+    leaving: Mutex<HashSet<Id>>,
     swept: Swept,
-}
-
-struct Pending {
-    version: u64,
-    length_bytes: u64,
-    wrapped_key: Wrapped,
 }
 
 /// Changes that become durable together, what follows from them, and what takes back their preparation.
@@ -79,8 +75,10 @@ impl Vault {
         if objects.exists() && !super::sweep::files(&objects)?.is_empty() {
             return Err(taken("sealed objects, and no root key that would open them"));
         }
-        create_private_dir(&data_dir.join("keys"))?;
-        create_private_dir(&objects)?;
+        for directory in [&data_dir.join("keys"), &objects] {
+            create_private_dir(directory)?;
+            sync_parent(directory)?;
+        }
         let root = RootKey::generate()?;
         let mut ring = Keyring { epoch: 1, ..Keyring::default() };
         for purpose in Purpose::ALL {
@@ -112,7 +110,8 @@ impl Vault {
             ring: RwLock::new(ring),
             file: Mutex::new(file),
             group: Group::default(),
-            pending: Mutex::default(),
+            granted: Mutex::default(),
+            leaving: Mutex::default(),
             swept,
         })
     }
@@ -170,14 +169,9 @@ impl Vault {
 
     /// Leave for a worker to write a new object; [`Vault::adopt`] takes it in when it is written.
     pub fn reserve(&self, kind: IdKind, length_bytes: u64) -> Result<WriteGrant> {
-        let id = new_id(kind)?;
-        let key = Key::generate()?;
-        let wrapped_key = wrap(&self.objects_key, &object_aad(self.install(), id), &key)?;
-        let path = self.path(id);
-        create_private_dir(path.parent().expect("objects lie in a directory"))?;
-        let label = Label { install: self.install(), object: id, version: 1 };
-        self.pending().insert(id, Pending { version: 1, length_bytes, wrapped_key });
-        Ok(WriteGrant::new(label, temporary(&path), length_bytes, [0; 32], key))
+        let (grant, claim) = self.prepare(kind, length_bytes)?;
+        self.granted().insert(grant.id(), claim);
+        Ok(grant)
     }
 
     /// Takes in an object that was written and synced under a grant.
@@ -188,31 +182,26 @@ impl Vault {
 
     /// Takes in several, all or none.
     pub fn adopt_all(&self, ids: &[Id]) -> Result<()> {
-        let mut commit = Commit::default();
-        for &id in ids {
-            let entry = self.written_entry(id)?;
-            let path = self.path(id);
-            commit.changes.push(Change::Put(id, entry));
-            commit.then.push(Step::Rename(temporary(&path), path));
+        let claim = |&id: &Id| {
+            let claim = self.granted().get(&id).copied();
+            let missing = || Error::failed(format!("object {id} was not granted, or is committed already"));
+            claim.map(|claim| (id, claim)).ok_or_else(missing)
+        };
+        let claims = ids.iter().map(claim).collect::<Result<Vec<_>>>()?;
+        self.take_in(&claims)?;
+        let mut granted = self.granted();
+        for id in ids {
+            granted.remove(id);
         }
-        self.change(commit)?;
-        let mut pending = self.pending();
-        ids.iter().for_each(|id| drop(pending.remove(id)));
         Ok(())
     }
 
-    /// Gives up an object that was reserved and will not be written.
+    /// Gives up an object that was granted and will not be written.
     pub fn abandon(&self, id: Id) -> Result<()> {
-        if self.pending().remove(&id).is_none() {
+        if self.granted().remove(&id).is_none() {
             return Ok(());
         }
-        let path = temporary(&self.path(id));
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(cause(error).context(format!("removing {}", path.display())))
-            }
-            _ => Ok(()),
-        }
+        Step::Remove(temporary(&self.path(id))).run()
     }
 
     /// Deletes objects so that their keys are gone: the keyring is rewritten whole, without them and under a
@@ -222,22 +211,34 @@ impl Vault {
         self.rewrite_keyring()
     }
 
-    /// Deletes several objects at the price of one.
+    /// Deletes several objects at the price of one, all or none.
     pub fn delete_all(&self, ids: &[Id]) -> Result<()> {
+        let mut leaving = self.leaving();
+        if let Some(&id) = ids.iter().find(|&id| leaving.contains(id) || !self.contains(*id)) {
+            return Err(not_found(id));
+        }
+        leaving.extend(ids);
+        drop(leaving);
+        let deleted = self.delete_listed(ids);
+        let mut leaving = self.leaving();
+        for id in ids {
+            leaving.remove(id);
+        }
+        deleted
+    }
+
+    fn delete_listed(&self, ids: &[Id]) -> Result<()> {
         let mut commit = Commit::default();
         for &id in ids {
-            if !self.contains(id) {
-                return Err(not_found(id));
-            }
             let path = self.path(id);
             // Out of its place first: were it deleted last and the machine stopped before, an unlisted file
             // would stand there, and nobody could tell it from one that was put there.
-            match rename_durably(&path, &temporary(&path)) {
-                Err(error) if path.exists() => {
+            if let Err(error) = rename_durably(&path, &temporary(&path)) {
+                // One that is lost already is deleted all the more.
+                if path.exists() {
                     Commit::run(commit.undo)?;
                     return Err(error);
                 }
-                _ => {}
             }
             commit.changes.push(Change::Remove(id));
             commit.then.push(Step::Remove(temporary(&path)));
@@ -247,6 +248,9 @@ impl Vault {
     }
 
     pub(super) fn entry(&self, id: Id) -> Result<(Entry, Key)> {
+        if self.leaving().contains(&id) {
+            return Err(not_found(id));
+        }
         let entry = *self.ring().objects.get(&id).ok_or_else(|| not_found(id))?;
         let key = unwrap(&self.objects_key, &object_aad(self.install(), id), &entry.wrapped_key)
             .map_err(|error| error.context(format!("opening the key of object {id}")))?;
@@ -261,21 +265,36 @@ impl Vault {
         &self.objects
     }
 
-    /// Whether `path` is the temporary file of an object that this process is writing.
-    pub(super) fn is_being_written(&self, path: &Path) -> bool {
-        let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(TEMPORARY_SUFFIX));
-        let id: Option<Id> = name.and_then(|stem| stem.parse().ok());
-        id.is_some_and(|id| self.pending().contains_key(&id) || self.contains(id))
+    /// A new object's name, key and place.
+    fn prepare(&self, kind: IdKind, length_bytes: u64) -> Result<(WriteGrant, Claim)> {
+        let id = new_id(kind)?;
+        let key = Key::generate()?;
+        let wrapped_key = wrap(&self.objects_key, &object_aad(self.install(), id), &key)?;
+        let path = self.path(id);
+        let directory = path.parent().expect("objects lie in a directory");
+        if !directory.exists() {
+            create_private_dir(directory)?;
+            sync_parent(directory)?;
+        }
+        let label = Label { install: self.install(), object: id, version: 1 };
+        let grant = WriteGrant::new(label, temporary(&path), length_bytes, [0; 32], key);
+        Ok((grant, Claim { version: 1, length_bytes, wrapped_key }))
+    }
+
+    /// Lists objects whose temporary files are whole and synced.
+    fn take_in(&self, claims: &[(Id, Claim)]) -> Result<()> {
+        let mut commit = Commit::default();
+        for &(id, claim) in claims {
+            let path = self.path(id);
+            commit.changes.push(Change::Put(id, self.written_entry(id, claim)?));
+            commit.then.push(Step::Rename(temporary(&path), path));
+        }
+        self.change(commit)
     }
 
     /// Checks that the temporary file is what was granted and says what the keyring is to list.
-    fn written_entry(&self, id: Id) -> Result<Entry> {
-        let pending = self.pending();
-        let Pending { version, length_bytes, wrapped_key } = pending.get(&id).ok_or_else(|| {
-            Error::failed(format!("object {id} was not reserved here, or is already committed"))
-        })?;
-        let (version, length_bytes, wrapped_key) = (*version, *length_bytes, *wrapped_key);
-        drop(pending);
+    fn written_entry(&self, id: Id, claim: Claim) -> Result<Entry> {
+        let Claim { version, length_bytes, wrapped_key } = claim;
         let key = unwrap(&self.objects_key, &object_aad(self.install(), id), &wrapped_key)?;
         let path = temporary(&self.path(id));
         let file = fs::File::open(&path).with_context(|| format!("opening {}", path.display()))?;
@@ -307,7 +326,7 @@ impl Vault {
         ring.apply(epoch, changes);
         if file.wants_rewriting() {
             // The commits stand either way: a rewrite that fails now is tried again at the next commit.
-            if let Ok(rewritten) = RingFile::rewrite(&file.path().to_owned(), &self.root, &ring) {
+            if let Ok(rewritten) = RingFile::rewrite(file.path(), &self.root, &ring) {
                 *file = rewritten;
             }
         }
@@ -316,8 +335,7 @@ impl Vault {
 
     fn rewrite_keyring(&self) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let path = file.path().to_owned();
-        *file = RingFile::rewrite(&path, &self.root, &self.ring())?;
+        *file = RingFile::rewrite(file.path(), &self.root, &self.ring())?;
         Ok(())
     }
 
@@ -325,8 +343,12 @@ impl Vault {
         self.ring.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pending(&self) -> MutexGuard<'_, HashMap<Id, Pending>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    fn granted(&self) -> MutexGuard<'_, HashMap<Id, Claim>> {
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, HashSet<Id>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -338,19 +360,26 @@ impl Depot for Vault {
     }
 
     fn create(&self, kind: IdKind, length_bytes: u64) -> Result<ObjectWriter> {
-        self.reserve(kind, length_bytes)?.create()
+        let (grant, claim) = self.prepare(kind, length_bytes)?;
+        Ok(grant.create()?.with_claim(claim))
     }
 
     fn commit(&self, written: ObjectWriter) -> Result<Id> {
         let id = written.id();
-        written.finish()?;
-        self.adopt(id)
+        self.commit_all(vec![written])?;
+        Ok(id)
     }
 
     fn commit_all(&self, written: Vec<ObjectWriter>) -> Result<Vec<Id>> {
-        let ids: Vec<Id> = written.iter().map(ObjectWriter::id).collect();
-        written.into_iter().try_for_each(|object| object.finish().map(drop))?;
-        self.adopt_all(&ids)?;
+        let (mut ids, mut claims) = (Vec::new(), Vec::new());
+        for mut object in written {
+            let id = object.id();
+            let foreign = || Error::failed(format!("object {id} was not begun in this vault"));
+            claims.push((id, object.take_claim().ok_or_else(foreign)?));
+            object.finish()?;
+            ids.push(id);
+        }
+        self.take_in(&claims)?;
         Ok(ids)
     }
 

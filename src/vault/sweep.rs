@@ -35,8 +35,11 @@ pub(super) fn sweep(objects: &Path, ring: &Keyring) -> Result<Swept> {
         let Some(stem) = name.strip_suffix(TEMPORARY_SUFFIX) else { continue };
         let named = |doing: &str| format!("{doing} {}", path.display());
         let listed = stem.parse::<Id>().ok().and_then(|id| ring.objects.get(&id));
-        if listed.is_some_and(|entry| header_hash(&path).is_ok_and(|hash| hash == entry.header_hash)) {
-            crate::base::fs::rename_durably(&path, &path.with_file_name(stem))?;
+        let committed =
+            listed.is_some_and(|entry| header_hash(&path).is_ok_and(|hash| hash == entry.header_hash));
+        let place = path.with_file_name(stem);
+        if committed && !place.exists() {
+            crate::base::fs::rename_durably(&path, &place)?;
             swept.completed += 1;
         } else {
             fs::remove_file(&path).with_context(|| named("sweeping"))?;

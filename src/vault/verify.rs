@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use super::{Depot, Vault, VaultRoot, sweep::files};
+use super::{Depot, Vault, VaultRoot, object::TEMPORARY_SUFFIX, sweep::files};
 use crate::{
     base::{Error, ErrorKind, Id, Monitor, Progress, Result},
     seal::WipedVec,
@@ -126,17 +126,16 @@ impl Vault {
     fn unlisted(&self) -> Result<Vec<Problem>> {
         let objects = self.objects_dir();
         let stranger = |path: &Path| {
-            let name = path.strip_prefix(objects).unwrap_or(path).display().to_string();
-            let id: Option<Id> = path.file_name().and_then(|name| name.to_str()?.parse().ok());
-            match id {
-                Some(id) if self.path(id) == path && self.contains(id) => None,
-                Some(id) => Some(Problem {
-                    object: id.to_string(),
-                    what: format!("object {id} was added: {name} is in no keyring"),
-                }),
-                None if self.is_being_written(path) => None,
-                None => Some(Problem { what: format!("{name} was added: it is no object"), object: name }),
-            }
+            let place = path.strip_prefix(objects).unwrap_or(path).display().to_string();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            // A temporary file of an object is being written at this moment, or is swept at the next opening.
+            let stem = name.strip_suffix(TEMPORARY_SUFFIX);
+            let Ok(id) = stem.unwrap_or(name).parse::<Id>() else {
+                return Some(Problem { what: format!("{place} was added: it is no object"), object: place });
+            };
+            let listed = stem.is_some() || (self.path(id) == path && self.contains(id));
+            let what = format!("object {id} was added: the keyring does not list {place}");
+            (!listed).then_some(Problem { object: id.to_string(), what })
         };
         Ok(files(objects)?.iter().filter_map(|path| stranger(path)).collect())
     }
