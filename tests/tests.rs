@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod command_line;
+mod golden;
 mod harness;
 mod house;
 mod long;
