@@ -35,3 +35,6 @@ pub enum Write {
     Replace,
     Add,
 }
+
+#[cfg(test)]
+mod tests;
