@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 use super::{
     config::{Params, RunConfig},
     data::Data,
-    learner::{Learner, Needs},
+    learner::Learner,
     loader::{Order, Packed},
-    plan::UTILISATION_ASSUMED,
+    machine,
+    plan::{Memory, UTILISATION_ASSUMED},
     recipe::Recipe,
     shape::Shape,
 };
 use crate::{
     base::{
-        Monitor, Progress, Result,
+        Error, Monitor, Progress, Result,
         units::{Count, Seconds},
     },
     device::Device,
@@ -40,19 +41,20 @@ pub fn settle(
     let seconds = 60.0 * config.minutes.unwrap_or_default();
     monitor.progress(&Progress { stage: "measure this machine".into(), ..Progress::default() });
     let guess = Recipe::settle(config, &data.facts, Some(matrix_flops_per_s * UTILISATION_ASSUMED))?;
-    let first = flops_per_s(&guess, data, device, seconds)?;
+    let first = flops_per_s(&guess, data, device, seconds, monitor)?;
     let shape = Recipe::settle(config, &data.facts, Some(first))?.shape;
     let fixed = with_shape(config, &shape);
     let sized = Recipe::settle(&fixed, &data.facts, Some(first))?;
-    let rate = if shape == guess.shape { first } else { flops_per_s(&sized, data, device, seconds)? };
+    let rate =
+        if shape == guess.shape { first } else { flops_per_s(&sized, data, device, seconds, monitor)? };
     // What is left for steps when calibration and evaluations have had their time.
     let aside = began.elapsed().as_secs_f64() + evaluation_flops(&sized, data) / rate;
     let left = ((seconds - aside) / seconds).clamp(0.1, 1.0);
     let recipe = Recipe::settle(&fixed, &data.facts, Some(rate * left))?;
     monitor.note(&format!(
-        "{} reaches {}FLOP/s here: {} parameters, {} steps of {} tokens",
-        Seconds(seconds),
+        "training reaches {}FLOP/s here; in {} that is {} parameters for {} steps of {} tokens",
         Count(rate),
+        Seconds(seconds),
         Params(recipe.shape.parameters()),
         recipe.steps,
         recipe.tokens_per_step(),
@@ -61,8 +63,16 @@ pub fn settle(
 }
 
 /// What training reaches, by steps of the very recipe on the run's own rows.
-fn flops_per_s(recipe: &Recipe, data: &Data, device: &Device, seconds: f64) -> Result<f64> {
-    let mut learner = Learner::new(Needs::rehearse(recipe, device)?.exec(device)?, recipe)?;
+fn flops_per_s(
+    recipe: &Recipe,
+    data: &Data,
+    device: &Device,
+    seconds: f64,
+    monitor: &dyn Monitor,
+) -> Result<f64> {
+    let memory = Memory::rehearse(recipe, &data.facts, device)?;
+    memory.check_fits(machine::available_memory_bytes())?;
+    let mut learner = Learner::new(memory.rank.exec(device)?, recipe)?;
     learner.init(recipe.seed);
     let mut order = Order::new(data.train.clone(), recipe.shape.context, recipe.seed)?;
     let (mut reader, mut packed) = (data.reader(), Packed::default());
@@ -86,6 +96,9 @@ fn flops_per_s(recipe: &Recipe, data: &Data, device: &Device, seconds: f64) -> R
     let began = Instant::now();
     let mut steps = 0;
     while began.elapsed() < long_enough {
+        if monitor.stop_requested() {
+            return Err(Error::interrupted("stopped before the first step"));
+        }
         steps += 1;
         step(1 + steps)?;
     }

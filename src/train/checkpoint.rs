@@ -38,6 +38,7 @@ pub struct Named<'a> {
 
 /// A copy of a run at one moment, ready to be sealed while the run goes on.
 pub struct Copied {
+    pub step: u64,
     header: Vec<u8>,
     numbers: Vec<f32>,
 }
@@ -56,7 +57,7 @@ impl Copied {
             names.push(named);
             numbers.extend_from_slice(values);
         }
-        Ok(Self { header: header(state, &names)?, numbers })
+        Ok(Self { step: state.step, header: header(state, &names)?, numbers })
     }
 
     pub fn len_bytes(&self) -> u64 {
@@ -220,7 +221,7 @@ mod tests {
     #[test]
     fn refuses_what_is_not_one() {
         let sound = written();
-        let mut cut = |from: usize| Reading::begin(&sound[..from]).err();
+        let cut = |from: usize| Reading::begin(&sound[..from]).err();
         assert!(cut(0).is_some() && cut(7).is_some() && cut(200).is_some());
         let mut huge = sound.clone();
         huge[7] = 0xFF;

@@ -56,6 +56,9 @@ impl<'a> Store<'a> {
         let fact = serde_json::to_value(&now).context("writing the list of checkpoints")?;
         self.monitor.record(Checkpoints::FACT, &fact)?;
         *self.stand.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        if keep == Keep::Latest {
+            self.monitor.note(&format!("checkpoint {id} holds step {}", copied.step));
+        }
         // Only now: a stop between the two leaves one too many, never one too few.
         gone.into_iter().try_for_each(|id| self.depot.delete(id))
     }

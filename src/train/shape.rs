@@ -63,7 +63,7 @@ impl Shape {
             dim,
             heads,
             kv_heads: config.kv_heads.map_or(grouped, u64::from),
-            head_dim: if heads == 0 { 0 } else { dim / heads },
+            head_dim: dim.checked_div(heads).unwrap_or(0),
             // SwiGLU has three matrices where an older feed-forward had two: 8/3 C keeps the count.
             ffn: config.ffn.map_or((dim * 8).div_ceil(3).next_multiple_of(64), u64::from),
             vocab,

@@ -57,8 +57,7 @@ const IGNORE: u32 = u32::MAX;
 fn learning_curve() {
     let (Some(text), Some(directory)) = (variable("CLOISTER_CURVE_TEXT"), variable("CLOISTER_CURVE_DIR"))
     else {
-        eprintln!("skipped: CLOISTER_CURVE_TEXT and CLOISTER_CURVE_DIR say where to read and write");
-        return;
+        panic!("CLOISTER_CURVE_TEXT and CLOISTER_CURVE_DIR say where to read and write");
     };
     let steps =
         std::env::var("CLOISTER_CURVE_STEPS").ok().and_then(|steps| steps.parse().ok()).unwrap_or(1000);
@@ -193,22 +192,18 @@ fn write_rows(path: &Path, rows: impl Iterator<Item = Vec<Piece>>, reader: &mut 
     file.flush().expect("room");
 }
 
-/// Writes progress beside the results.
+/// Writes facts and progress beside the results.
 struct Says(PathBuf);
 
 impl Monitor for Says {
     fn progress(&self, progress: &Progress) {
         if progress.done.is_multiple_of(10) {
-            eprintln!(
-                "{}/{} {:?} left {:?}",
-                progress.done, progress.total, progress.gauges, progress.remaining_s
-            );
+            let line = serde_json::to_string(progress).expect("plain data");
+            std::fs::write(self.0.join("progress.json"), line).expect("room");
         }
     }
 
-    fn note(&self, message: &str) {
-        eprintln!("{message}");
-    }
+    fn note(&self, _: &str) {}
 
     fn record(&self, kind: &str, fact: &serde_json::Value) -> cloister::base::Result<()> {
         write_atomic(&self.0.join(format!("{kind}.json")), fact.to_string().as_bytes())
