@@ -108,7 +108,9 @@ impl Recipe {
             seed: config.seed.unwrap_or(1),
             evaluate_every: config.evaluate_every.unwrap_or((steps / 10).clamp(1, 1000)),
             evaluate_tokens: config.evaluate_tokens.unwrap_or(16_384),
-            checkpoint_minutes: config.checkpoint_minutes.unwrap_or(10.0),
+            checkpoint_minutes: config
+                .checkpoint_minutes
+                .unwrap_or_else(|| config.minutes.map_or(10.0, |minutes| (minutes / 5.0).clamp(0.25, 10.0))),
         })
     }
 

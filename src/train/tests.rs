@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{
-    Precision, Purpose, RunConfig, plan,
+    Precision, Purpose, RunConfig,
+    data::Data,
+    plan,
     pretrain::{self, Checkpoints, PretrainOutcome, PretrainSpec},
 };
 use crate::{
@@ -53,17 +55,21 @@ fn unsealer(directory: &Path) -> Unsealer {
 
 impl House {
     pub fn build(directory: &Path) -> Self {
+        Self::build_with(directory, Unit::Document)
+    }
+
+    fn build_with(directory: &Path, unit: Unit) -> Self {
         let vault = Vault::init(&directory.join("data"), &unsealer(directory)).expect("a new vault");
         let mut rng = Philox::new(17, 0);
         let documents = (0..30).map(|_| {
-            let count = 5 + rng.below(40);
+            let count = 5 + rng.below(40) * if unit == Unit::Part { 20 } else { 1 };
             let text = sentences(&mut rng, count);
             let mut object = vault.create(IdKind::Document, text.len() as u64).expect("room");
             object.write_all(text.as_bytes()).expect("room");
             let document = vault.commit(object).expect("room");
             DocumentRef { document, version: 1, object: document }
         });
-        let split = SplitSpec { held_out_share: 0.1, seed: 1, unit: Some(Unit::Document) };
+        let split = SplitSpec { held_out_share: 0.1, seed: 1, unit: Some(unit) };
         let spec =
             SnapshotSpec { documents: documents.collect(), clean: Default::default(), split, threads: 1 };
         let snapshot = snapshot::run(&spec, &vault, &Heard::default()).expect("text").snapshot;
@@ -188,6 +194,19 @@ fn a_run_learns_and_uses_the_memory_it_foretold() {
     assert!((bits - heldout.bits_per_byte).abs() < 1e-12);
     assert_eq!(outcome.checkpoints.latest.len(), 1);
     assert!(outcome.checkpoints.best.is_some_and(|best| house.vault.contains(best)));
+}
+
+#[test]
+fn a_document_cut_by_the_split_ends_once() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let house = House::build_with(directory.path(), Unit::Part);
+    let data = Data::open(house.tokenizer, &house.shards, &house.vault).expect("tokens");
+    let all = || data.train.iter().chain(&data.heldout);
+    assert!(all().count() > 35, "documents are cut into parts");
+    assert_eq!(all().filter(|entry| entry.ends).count(), 30, "each of the documents ends once");
+    let tokens: u64 = data.heldout.iter().map(|entry| entry.tokens).sum();
+    let ends = data.heldout.iter().filter(|entry| entry.ends).count() as u64;
+    assert_eq!(data.facts.heldout_tokens, tokens + ends);
 }
 
 #[test]
