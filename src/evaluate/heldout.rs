@@ -184,7 +184,7 @@ mod tests {
         assert!((evaluated.heldout.loss / at_the_end.loss - 1.0).abs() < 1e-5);
         assert_eq!(evaluated.heldout.bytes, at_the_end.bytes);
         let Baselines { unigram, order2, gzip, fitted_bytes } = evaluated.baselines;
-        assert!(unigram > order2 && order2 > 0.5 && gzip > 0.5 && fitted_bytes > 10_000);
+        assert!(unigram > order2 && order2 > 0.0 && gzip > 0.0 && fitted_bytes > 10_000);
         assert!(
             evaluated.heldout.bits_per_byte < unigram,
             "it has learnt more than the frequencies of bytes"
