@@ -47,8 +47,8 @@ pub fn run(command: Command, session: &Session) -> Result<()> {
             })
         }
         Command::Checkpoint => {
-            // JSON either way: it is for keeping and comparing, not for reading.
-            screen.json(&session.ask::<serde_json::Value>(Request::AuditCheckpoint)?)
+            let note: String = session.ask(Request::AuditCheckpoint)?;
+            screen.show(&note, |screen, note| screen.line(note.trim_end()))
         }
     }
 }

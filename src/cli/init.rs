@@ -3,7 +3,8 @@
 use super::session::Session;
 use crate::{
     base::{Error, Result},
-    work::Warden,
+    serve,
+    work::{Warden, request::Installed},
 };
 
 #[derive(Debug, clap::Args)]
@@ -14,9 +15,23 @@ pub fn run(_: Args, session: &Session) -> Result<()> {
         return Err(Error::usage("what should the root key be kept under?")
             .remedy("give --key-file FILE (made if it is not there) or --passphrase-file FILE"));
     }
+    let made = make(session)?;
+    session.screen.show(&made, |screen, made| {
+        screen.line(format_args!("data directory  {}", made.data_dir.display()))?;
+        screen.line(format_args!("installation    {}", made.install))?;
+        screen.line(format_args!("certificate     {}", made.certificate.display()))?;
+        screen.line(format_args!("fingerprint     SHA-256 {}", made.fingerprint))
+    })
+}
+
+/// Makes the data directory with what the settings unseal it by.
+pub fn make(session: &Session) -> Result<Installed> {
     let warden = Warden::init(&session.settings.site())?;
-    session.screen.show(&warden.install(), |screen, install| {
-        screen.line(format_args!("data directory  {}", session.settings.data_dir.display()))?;
-        screen.line(format_args!("installation    {install}"))
+    let identity = serve::identity(&warden)?;
+    Ok(Installed {
+        install: warden.install(),
+        data_dir: session.settings.data_dir.clone(),
+        certificate: identity.certificate_pem,
+        fingerprint: identity.fingerprint,
     })
 }

@@ -14,7 +14,9 @@ mod job;
 mod lineage;
 mod model;
 mod progress;
+mod quickstart;
 mod screen;
+mod serve;
 mod session;
 mod settings;
 mod signals;
@@ -44,6 +46,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// The whole road once: documents in, a trained model served
+    Quickstart(quickstart::Args),
     /// Make a data directory, its root key and its certificate
     Init(init::Args),
     /// Documents: bring them in, list them, see what was refused
@@ -57,6 +61,8 @@ enum Command {
     Model(model::Command),
     /// Talk with a model on this terminal
     Chat(chat::Args),
+    /// Serve the models to applications, over HTTPS, as the OpenAI clients expect
+    Serve(serve::Args),
     /// What people said about answers
     #[command(subcommand)]
     Feedback(feedback::Command),
@@ -99,11 +105,13 @@ fn run(cli: Cli) -> Result<()> {
     settings::start_log(&settings.log)?;
     let session = Session { screen: Screen::new(settings.json), settings };
     match cli.command {
+        Command::Quickstart(args) => quickstart::run(args, session),
         Command::Init(args) => init::run(args, &session),
         Command::Data(command) => data::run(command, &session),
         Command::Tokenizer(command) => tokenizer::run(command, &session),
         Command::Model(command) => model::run(command, &session),
         Command::Chat(args) => chat::run(args, &session),
+        Command::Serve(args) => serve::run(args, &session),
         Command::Feedback(command) => feedback::run(command, &session),
         Command::Lineage(command) => lineage::run(command, &session),
         Command::Audit(command) => audit::run(command, &session),

@@ -2,11 +2,11 @@
 //! second stops at once. What was reported done is on the disk either way.
 
 use std::sync::{
-    Once,
+    Arc, LazyLock, Once,
     atomic::{AtomicBool, Ordering},
 };
 
-static STOP: AtomicBool = AtomicBool::new(false);
+static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 static LISTENING: Once = Once::new();
 
 /// What shells expect of a process that SIGINT ended: 128 + 2.
@@ -19,14 +19,14 @@ pub fn stop_requested() -> bool {
 
 /// Listens from now on, and gives the flag that is raised. Without a listener a signal ends the process as it
 /// does any other.
-pub fn listen() -> &'static AtomicBool {
+pub fn listen() -> Arc<AtomicBool> {
     LISTENING.call_once(|| {
         let spawned = std::thread::Builder::new().name("signals".into()).spawn(wait_for_signals);
         if let Err(error) = spawned {
             tracing::warn!("cannot listen for Ctrl-C: {error}");
         }
     });
-    &STOP
+    Arc::clone(&STOP)
 }
 
 fn wait_for_signals() {
@@ -46,7 +46,7 @@ fn wait_for_signals() {
             if STOP.swap(true, Ordering::Relaxed) {
                 stop_at_once();
             }
-            eprintln!("\nstopping at the next safe place (Ctrl-C again stops at once)");
+            eprintln!("\nstopping: what runs is brought to a safe end (Ctrl-C again stops at once)");
         }
     });
 }

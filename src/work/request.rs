@@ -182,8 +182,6 @@ pub struct Choice {
 pub struct Installed {
     pub install: Id,
     pub data_dir: PathBuf,
-    /// "key file /etc/cloister/root.key", "passphrase".
-    pub unsealed_by: String,
     /// The server's public certificate, in PEM.
     pub certificate: PathBuf,
     /// SHA-256 of the certificate, in hexadecimal with colons.
