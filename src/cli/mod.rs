@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod audit;
+mod bench;
 mod chat;
 mod data;
 mod doctor;
@@ -81,6 +82,9 @@ enum Command {
     /// Long work
     #[command(subcommand)]
     Job(job::Command),
+    /// How fast this machine trains and generates
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Look at this machine and the data directory, and say what would get in the way
     Doctor(doctor::Args),
 }
@@ -118,6 +122,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::User(command) => user::run(command, &session),
         Command::Token(command) => token::run(command, &session),
         Command::Job(command) => job::run(command, &session),
+        Command::Bench(command) => bench::run(command, &session),
         Command::Doctor(args) => doctor::run(args, &session),
     }
 }

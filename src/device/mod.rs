@@ -5,6 +5,7 @@
 pub mod comm;
 pub mod gemm;
 pub mod host;
+pub mod measure;
 pub mod memory;
 pub mod simd;
 pub mod threads;

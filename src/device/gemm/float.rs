@@ -32,6 +32,9 @@ impl Product<f32> for f32 {
         if super::packed::gemm(pool, alpha, a, b, beta, &c) {
             return;
         }
+        if super::rowwise::gemm(pool, alpha, a, b, beta, &c) {
+            return;
+        }
         f32::through_the_crate(pool, alpha, a, b, beta, c);
     }
 }

@@ -7,12 +7,17 @@
 mod float;
 #[cfg(target_arch = "x86_64")]
 mod packed;
+mod rowwise;
 mod view;
 mod widened;
 
 pub use view::{MatMut, MatRef};
 
 use super::threads::Pool;
+
+/// Up to so many rows of A, each with its elements side by side as those of B's columns are, a row of C has the same
+/// bits however many rows stand beside it: what decoding gives a sequence does not depend on its company.
+pub const FEW_ROWS: usize = 32;
 
 /// What can be multiplied into what: `f32` into `f32`, `f64` into `f64`, `bf16` into `f32` or `bf16` (both
 /// summed in f32).

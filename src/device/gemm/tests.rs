@@ -221,6 +221,29 @@ fn the_same_bits_on_any_number_of_threads() {
 }
 
 #[test]
+fn few_rows_have_the_same_bits_however_many_they_are() {
+    fn check<In: Product<Out, Scale = f32> + Number, Out: Number>() {
+        let (n, k) = (150, 333);
+        let x: Vec<In> = noise(1, FEW_ROWS * k).into_iter().map(In::of).collect();
+        let w: Vec<In> = noise(2, n * k).into_iter().map(In::of).collect();
+        let product_of = |rows: std::ops::Range<usize>| {
+            let mut y = vec![Out::of(0.0); rows.len() * n];
+            let x = MatRef::row_major(&x[rows.start * k..], rows.len(), k);
+            let w = MatRef::row_major(&w, n, k).t();
+            gemm(&Pool::new(2), 1.0, x, w, 0.0, MatMut::row_major(&mut y, rows.len(), n));
+            y.into_iter().map(|y| y.wide().to_bits()).collect::<Vec<_>>()
+        };
+        let all = product_of(0..FEW_ROWS);
+        for rows in [0..1, 3..5, 5..11, 9..32, 31..32] {
+            assert!(product_of(rows.clone()) == all[rows.start * n..rows.end * n], "rows {rows:?}");
+        }
+    }
+    check::<f32, f32>();
+    check::<bf16, f32>();
+    check::<bf16, bf16>();
+}
+
+#[test]
 #[should_panic(expected = "inner dimensions")]
 fn shapes_that_do_not_fit_are_refused() {
     let mut c = [0.0f32; 4];

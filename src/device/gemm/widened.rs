@@ -20,7 +20,7 @@ thread_local! {
 }
 
 /// What f32 sums are written to.
-trait Rounded: Copy + Send + Sync {
+pub(super) trait Rounded: Copy + Send + Sync {
     fn of(sum: f32) -> Self;
     fn wide(self) -> f32;
 }
@@ -58,6 +58,9 @@ macro_rules! bf16_into {
             ) {
                 #[cfg(target_arch = "x86_64")]
                 if super::packed::gemm(pool, alpha, a, b, beta, &c) {
+                    return;
+                }
+                if super::rowwise::gemm(pool, alpha, a, b, beta, &c) {
                     return;
                 }
                 widened(pool, alpha, a, b, beta, &c);

@@ -10,7 +10,7 @@ mod rows;
 use std::sync::OnceLock;
 
 pub use math::{exp, round_bf16, sigmoid, widen_bf16};
-pub use rows::{LANES, add, axpy, dot, max, scale, sum, sum_of_squares, to_bf16, to_f32};
+pub use rows::{LANES, add, axpy, dot, dot_bf16, max, scale, sum, sum_of_squares, to_bf16, to_f32};
 
 /// Instruction sets that code is compiled for, narrowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

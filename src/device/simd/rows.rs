@@ -67,6 +67,23 @@ multiversion! {
         fold(lanes)
     }
 
+    /// The scalar product of two rows of bf16, summed in f32.
+    pub fn dot_bf16(a: &[bf16], b: &[bf16]) -> f32 {
+        assert_eq!(a.len(), b.len(), "dot of rows of different lengths");
+        let mut lanes = [0.0f32; STEP];
+        let (a_blocks, a_rest) = a.as_chunks::<STEP>();
+        let (b_blocks, b_rest) = b.as_chunks::<STEP>();
+        for (x, y) in a_blocks.iter().zip(b_blocks) {
+            for lane in 0..STEP {
+                lanes[lane] = fma::<FMA>(widen_bf16(x[lane]), widen_bf16(y[lane]), lanes[lane]);
+            }
+        }
+        for (lane, (x, y)) in a_rest.iter().zip(b_rest).enumerate() {
+            lanes[lane] = fma::<FMA>(widen_bf16(*x), widen_bf16(*y), lanes[lane]);
+        }
+        fold(lanes)
+    }
+
     /// The largest element of a row; negative infinity for an empty one. NaN is passed over.
     pub fn max(row: &[f32]) -> f32 {
         let mut lanes = [f32::NEG_INFINITY; STEP];

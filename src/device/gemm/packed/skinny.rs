@@ -5,10 +5,8 @@
 use std::arch::x86_64::*;
 
 use super::{MatRef, Multiply, Output, Target};
-use crate::device::threads::Pool;
+use crate::device::{gemm::FEW_ROWS, threads::Pool};
 
-/// More rows than this are worth packing for.
-pub(super) const ROWS_MAX: usize = 32;
 /// Rows of A, and columns of B, that a tile multiplies.
 const TILE_ROWS: usize = 6;
 const TILE_COLS: usize = 4;
@@ -17,7 +15,7 @@ const TASK_BYTES: usize = 64 << 10;
 
 /// Whether this way fits: rows of A and columns of B are contiguous, and few rows.
 pub(super) fn fits<E>(a: MatRef<'_, E>, b: MatRef<'_, E>) -> bool {
-    a.rows <= ROWS_MAX && a.col_stride == 1 && b.row_stride == 1 && a.cols > 0
+    a.rows <= FEW_ROWS && a.col_stride == 1 && b.row_stride == 1 && a.cols > 0
 }
 
 /// `C = alpha A B + beta C`, where element (i, j) of C lies at `i * row_stride + j * col_stride`.

@@ -1,0 +1,265 @@
+//! `cloister bench`: how fast this machine trains and generates, with a model of any shape and random weights,
+//! as numbers and as a share of what the machine can do at most. It needs no data directory and leaves nothing.
+
+mod generate;
+mod pretrain;
+
+use std::time::Instant;
+
+use clap::{Subcommand, ValueEnum};
+use serde::Serialize;
+
+use super::{screen::Screen, session::Session, settings};
+use crate::{
+    base::{
+        Error, Result,
+        units::{Bytes, Count},
+    },
+    device::{Device, Pool, measure},
+    tensor::DType,
+    train::{self, Precision},
+};
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Whole training steps: forward, backward, clipping, AdamW
+    Pretrain(pretrain::Args),
+    /// Reading a prompt
+    Prefill(generate::Args),
+    /// Writing an answer, one token after the other
+    Decode(generate::Args),
+}
+
+pub fn run(command: Command, session: &Session) -> Result<()> {
+    let device = device(session)?;
+    let report = match command {
+        Command::Pretrain(args) => pretrain::run(&args, &device)?,
+        Command::Prefill(args) => generate::prefill(&args, &device)?,
+        Command::Decode(args) => generate::decode(&args, &device)?,
+    };
+    session.screen.show(&report, draw)
+}
+
+fn device(session: &Session) -> Result<Device> {
+    if let settings::Device::Cuda(_) = session.settings.device {
+        return Err(Error::usage("this version computes on the CPU alone").remedy("use --device cpu"));
+    }
+    Ok(Device::cpu(session.settings.threads.map(usize::from)))
+}
+
+/// The shape of the model, in the names of `model pretrain`.
+#[derive(Clone, Copy, Debug)]
+struct ModelShape {
+    dim: u32,
+    layers: u32,
+    heads: u32,
+    kv_heads: Option<u32>,
+    ffn: u32,
+    vocab: u32,
+    context: u32,
+}
+
+impl ModelShape {
+    /// # Errors
+    /// `Usage` where the numbers make no model.
+    fn settle(self) -> Result<train::Shape> {
+        let Self { dim, layers, heads, kv_heads, ffn, vocab, context } = self;
+        let config = train::RunConfig {
+            dim: Some(dim),
+            layers: Some(layers),
+            heads: Some(heads),
+            kv_heads: Some(kv_heads.unwrap_or(heads)),
+            ffn: Some(ffn),
+            context: Some(context),
+            tied: Some(false),
+            ..train::RunConfig::default()
+        };
+        // Every dial is set: the number of parameters asked for decides nothing.
+        train::Shape::choose(&config, 1_000_000, u64::from(vocab))
+    }
+}
+
+/// The type of weights and activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Dtype {
+    F32,
+    Bf16,
+}
+
+impl Dtype {
+    fn precision(self) -> Precision {
+        match self {
+            Self::F32 => Precision::F32,
+            Self::Bf16 => Precision::Bf16,
+        }
+    }
+
+    fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::Bf16,
+        }
+    }
+
+    fn matrix_flops_per_s(self, pool: &Pool) -> f64 {
+        match self {
+            Self::F32 => measure::matrix_flops_per_s::<f32>(pool),
+            Self::Bf16 => measure::matrix_flops_per_s::<half::bf16>(pool),
+        }
+    }
+}
+
+/// What a benchmark found. Scripts rely on the first four numbers.
+#[derive(Debug, Serialize)]
+struct Report {
+    tokens_per_s: f64,
+    /// Matrix products alone, a multiply and an add being two.
+    flops_per_s: f64,
+    /// What must be moved at least: the weights of every pass, what AdamW reads and writes, the KV cache.
+    bytes_per_s: f64,
+    /// The highest that this process has stood, program and all.
+    peak_memory_bytes: u64,
+    bench: &'static str,
+    dtype: Dtype,
+    threads: usize,
+    parameters: u64,
+    /// Of one step, pass or token.
+    median_s: f64,
+    /// What this machine reached beside it: matrix products of this type, and reading memory.
+    machine_flops_per_s: f64,
+    machine_read_bytes_per_s: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loss: Option<f64>,
+}
+
+/// What a benchmark does once: so many tokens, FLOPs and bytes.
+struct Work {
+    bench: &'static str,
+    dtype: Dtype,
+    parameters: u64,
+    tokens: f64,
+    flops: f64,
+    bytes: f64,
+}
+
+impl Work {
+    /// The report for this work, done in the median of `seconds`.
+    fn report(self, device: &Device, mut seconds: Vec<f64>, loss: Option<f64>) -> Report {
+        // Before the yardsticks take memory of their own.
+        let peak_memory_bytes = peak_memory_bytes();
+        seconds.sort_by(f64::total_cmp);
+        let median_s = seconds[seconds.len() / 2];
+        let Self { bench, dtype, parameters, tokens, flops, bytes } = self;
+        Report {
+            tokens_per_s: tokens / median_s,
+            flops_per_s: flops / median_s,
+            bytes_per_s: bytes / median_s,
+            peak_memory_bytes,
+            bench,
+            dtype,
+            threads: device.pool().threads(),
+            parameters,
+            median_s,
+            machine_flops_per_s: dtype.matrix_flops_per_s(device.pool()),
+            machine_read_bytes_per_s: measure::read_bytes_per_s(device.pool()),
+            loss,
+        }
+    }
+}
+
+/// Runs `once` `warm_up` times, then `times` times, and returns the seconds that each of the latter took.
+fn timed(warm_up: usize, times: usize, mut once: impl FnMut(usize) -> Result<()>) -> Result<Vec<f64>> {
+    let mut seconds = Vec::with_capacity(times);
+    for index in 0..warm_up + times {
+        let start = Instant::now();
+        once(index)?;
+        if index >= warm_up {
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+    }
+    Ok(seconds)
+}
+
+/// What the kernel counts as this process's highest resident memory; zero where it does not say.
+fn peak_memory_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+fn draw(screen: &Screen, report: &Report) -> Result<()> {
+    let Report { bench, dtype, threads, parameters, .. } = report;
+    screen.line(format_args!(
+        "{bench}: {} parameters, {dtype:?}, {threads} threads",
+        Count(*parameters as f64)
+    ))?;
+    screen.line(format_args!(
+        "  {:>10} tokens/s ({:.2} ms each time)",
+        Count(report.tokens_per_s),
+        1e3 * report.median_s
+    ))?;
+    let share = |part: f64, whole: f64| 100.0 * part / whole;
+    screen.line(format_args!(
+        "  {:>10} FLOP/s, {:.0}% of what matrix products reach here",
+        Count(report.flops_per_s),
+        share(report.flops_per_s, report.machine_flops_per_s)
+    ))?;
+    screen.line(format_args!(
+        "  {:>10} B/s, {:.0}% of what reading memory reaches here",
+        Count(report.bytes_per_s),
+        share(report.bytes_per_s, report.machine_read_bytes_per_s)
+    ))?;
+    screen.line(format_args!("  {:>10} of memory at most", Bytes(report.peak_memory_bytes).to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tiny_model_is_measured_in_every_way() {
+        let device = Device::cpu(Some(2));
+        let shape = ["--dim", "32", "--layers", "1", "--heads", "2", "--ffn", "48", "--vocab", "80"];
+        for dtype in ["f32", "bf16"] {
+            for (bench, sizes) in [
+                ("pretrain", ["--ctx", "8", "--batch", "2", "--steps", "2"]),
+                ("prefill", ["--tokens", "16", "--times", "2", "--context", "32"]),
+                ("decode", ["--tokens", "4", "--times", "3", "--context", "32"]),
+            ] {
+                let words = [["bench", bench, "--dtype", dtype].as_slice(), &shape, &sizes].concat();
+                let command = Arguments::parse_from(words).command;
+                let report = match command {
+                    Command::Pretrain(args) => pretrain::run(&args, &device),
+                    Command::Prefill(args) => generate::prefill(&args, &device),
+                    Command::Decode(args) => generate::decode(&args, &device),
+                }
+                .expect("a small model runs");
+                for number in [report.tokens_per_s, report.flops_per_s, report.bytes_per_s] {
+                    assert!(number.is_finite() && number > 0.0, "{bench} {dtype}: {report:?}");
+                }
+                // ln 80 = 4.38: random weights know nothing, and two steps teach little.
+                assert!(report.loss.is_none_or(|loss| (3.5..5.0).contains(&loss)), "{report:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_shape_that_makes_no_model_is_refused() {
+        for wrong in [["--dim", "0"], ["--heads", "7"], ["--kv-heads", "4"], ["--vocab", "0"]] {
+            let words = [["bench", "pretrain"], wrong].concat();
+            let Command::Pretrain(args) = Arguments::parse_from(words).command else { panic!("pretrain") };
+            let error = pretrain::run(&args, &Device::cpu(Some(1))).expect_err("refused");
+            assert_eq!(error.kind(), crate::base::ErrorKind::Usage, "{wrong:?}: {error}");
+        }
+    }
+
+    #[derive(clap::Parser)]
+    struct Arguments {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    use clap::Parser;
+}
