@@ -36,7 +36,18 @@ unsafe impl Backing for Block {
     }
 }
 
-/// The elements of a tensor.
+/// Lends a tensor's elements to `look`. What reads whole tensors from outside a pass goes through here, so that
+/// it need not know where they lie: on the host they are lent in place.
+pub fn with_slice<T: Element, R>(tensor: Tensor, look: impl FnOnce(&[T]) -> R) -> R {
+    look(slice(tensor))
+}
+
+/// Lends a tensor's elements to `fill`, which overwrites them all. As [`with_slice`].
+pub fn with_slice_mut<T: Element, R>(tensor: TensorMut, fill: impl FnOnce(&mut [T]) -> R) -> R {
+    fill(slice_mut(tensor))
+}
+
+/// The elements of a tensor in host memory.
 ///
 /// # Panics
 /// If the tensor is not in host memory, or is of another type: a fault of the caller.

@@ -138,19 +138,20 @@ fn decoding_equals_the_full_forward() {
 
     let mut kv = bench.decoder.new_kv(exec, 8, 4).expect("memory");
     let (ours, others) = ([5, 0, 3], [1, 6, 2]);
-    // A prompt of three, then two in one pass, then one by one.
-    for (past, new) in [(0, 3), (3, 2), (5, 1), (6, 1), (7, 1), (8, 1), (9, 1), (10, 1)] {
+    // The first token of a prompt without logits, two more, two in one pass, then one by one.
+    for (past, new) in [(0, 1), (1, 2), (3, 2), (5, 1), (6, 1), (7, 1), (8, 1), (9, 1), (10, 1)] {
         let other = [tokens[past]];
         let sequences = [
             Sequence { tokens: &other, past: past / 2, pages: &others },
             Sequence { tokens: &tokens[past..past + new], past, pages: &ours },
         ];
-        let rows: Vec<u32> = (1..=new as u32).collect();
+        let rows: Vec<u32> = if past == 0 { vec![] } else { (1..=new as u32).collect() };
         let batch =
             Batch::paged(exec, &sequences, 4).expect("memory").with_logits_of(exec, &rows).expect("memory");
         let mut cx = Ctx::new(exec, &bench.params).with_kv(&mut kv);
         let logits = bench.decoder.logits(&mut cx, &batch).expect("forward");
         let logits: Vec<f64> = exec.read(&logits);
+        assert_eq!(logits.len(), rows.len() * VOCABULARY);
         for (found, expected) in logits.iter().zip(&full[past * VOCABULARY..]) {
             assert!((found - expected).abs() < 1e-12, "after {past}: {found} against {expected}");
         }

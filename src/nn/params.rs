@@ -133,13 +133,15 @@ impl Params {
     fn init_host<T: Float>(&mut self, exec: &Exec, seed: u64) {
         let table = self.table.clone();
         for (id, param) in table.iter() {
-            let weights = host::slice_mut::<T>(self.view_mut(id));
-            exec.pool().chunks_mut(weights, INIT_CHUNK, |chunk, weights| match param.init {
+            let draw = |chunk: usize, weights: &mut [T]| match param.init {
                 Init::Ones => weights.fill(T::down(T::Acc::ONE)),
                 Init::Normal { std } => {
                     let mut rng = Philox::new(seed, (id.index() as u64) << 32 | chunk as u64);
                     weights.fill_with(|| T::down(<T::Acc as Real>::from_f64(std * f64::from(rng.normal()))));
                 }
+            };
+            host::with_slice_mut(self.view_mut(id), |weights| {
+                exec.pool().chunks_mut(weights, INIT_CHUNK, draw);
             });
         }
     }

@@ -50,7 +50,7 @@ impl Exec {
     pub fn write<T: Element>(&self, buf: &mut Buf, from: &[T]) {
         assert_eq!(buf.shape().count(), from.len(), "host data of another size");
         if !self.is_dry() {
-            host::slice_mut(buf.view_mut()).copy_from_slice(from);
+            host::with_slice_mut(buf.view_mut(), |to| to.copy_from_slice(from));
         }
     }
 
@@ -59,6 +59,6 @@ impl Exec {
         if self.is_dry() {
             return vec![T::zeroed(); buf.shape().count()];
         }
-        host::slice(buf.view()).to_vec()
+        host::with_slice(buf.view(), <[T]>::to_vec)
     }
 }

@@ -82,12 +82,6 @@ impl Arena {
         self.list().used
     }
 
-    /// Starts a new measurement of the peak from what is in use now.
-    pub fn reset_peak(&self) {
-        let mut list = self.list();
-        list.peak = list.end_in_use();
-    }
-
     fn list(&self) -> MutexGuard<'_, FreeList> {
         // Every change to the list is complete before anything can panic.
         self.0.list.lock().unwrap_or_else(PoisonError::into_inner)
@@ -213,13 +207,6 @@ impl FreeList {
             Bytes(self.used as u64)
         ))
         .remedy("use a smaller batch, a shorter context or activation checkpointing; --plan says what fits")
-    }
-
-    fn end_in_use(&self) -> usize {
-        match self.free.last() {
-            Some(last) if last.offset + last.len == self.capacity => last.offset,
-            _ => self.capacity,
-        }
     }
 }
 

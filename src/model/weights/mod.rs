@@ -37,7 +37,8 @@ pub fn save(params: &Params, config: &Config, to: &mut impl Write) -> Result<()>
     to.write_all(header(params, config)?.bytes()).context("writing the header of the weights")?;
     for (name, id, first, shape) in params.table().parts() {
         let part = params.view(id).slice_rows(first..first + shape.rows());
-        with_float!(part.dtype(), T => to.write_all(bytemuck::cast_slice(host::slice::<T>(part))))
+        let mut write = |bytes: &[u8]| to.write_all(bytes);
+        with_float!(part.dtype(), T => host::with_slice(part, |part: &[T]| write(bytemuck::cast_slice(part))))
             .with_context(|| format!("writing {name}"))?;
     }
     Ok(())
@@ -156,19 +157,16 @@ fn is_redundant(name: &str) -> bool {
 }
 
 fn fill(part: TensorMut, source: &impl Source, offset: u64, dtype: Dtype) -> Result<()> {
-    with_float!(part.dtype(), T => {
-        let part = host::slice_mut::<T>(part);
-        match (dtype, T::DTYPE) {
-            (Dtype::F32, DType::F32) | (Dtype::BF16, DType::Bf16) | (Dtype::F64, DType::F64) => {
-                source.read_at(offset, bytemuck::cast_slice_mut(part))
-            }
-            (Dtype::F32, _) => convert(part, source, offset, |x: f32| f64::from(x)),
-            (Dtype::BF16, _) => convert(part, source, offset, |x: bf16| x.to_f64()),
-            (Dtype::F16, _) => convert(part, source, offset, |x: f16| x.to_f64()),
-            (Dtype::F64, _) => convert(part, source, offset, |x: f64| x),
-            (other, _) => Err(Error::integrity(format!("it is of type {other:?}"))),
+    with_float!(part.dtype(), T => host::with_slice_mut(part, |part: &mut [T]| match (dtype, T::DTYPE) {
+        (Dtype::F32, DType::F32) | (Dtype::BF16, DType::Bf16) | (Dtype::F64, DType::F64) => {
+            source.read_at(offset, bytemuck::cast_slice_mut(part))
         }
-    })
+        (Dtype::F32, _) => convert(part, source, offset, |x: f32| f64::from(x)),
+        (Dtype::BF16, _) => convert(part, source, offset, |x: bf16| x.to_f64()),
+        (Dtype::F16, _) => convert(part, source, offset, |x: f16| x.to_f64()),
+        (Dtype::F64, _) => convert(part, source, offset, |x: f64| x),
+        (other, _) => Err(Error::integrity(format!("it is of type {other:?}"))),
+    }))
 }
 
 fn convert<T: Float, F: bytemuck::Pod>(
