@@ -32,6 +32,19 @@ impl Prompt {
     }
 }
 
+impl Prompt {
+    /// Tokens that it has at the least, found without encoding it: a bound that is cheap where the exact number
+    /// would take seconds and hundreds of megabytes.
+    pub fn tokens_at_least(&self, longest_piece_bytes: usize) -> usize {
+        let bytes = match self {
+            Self::Tokens(tokens) => return tokens.len(),
+            Self::Text(text) => text.len(),
+            Self::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
+        };
+        bytes / longest_piece_bytes.max(1)
+    }
+}
+
 /// The tokens with which a model may end its answer: ours, and those of the families that are imported.
 pub fn end_tokens(tokenizer: &Tokenizer) -> Vec<u32> {
     const FOREIGN: [&str; 5] = ["<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "</s>"];
@@ -54,6 +67,13 @@ mod tests {
         assert_eq!(Prompt::Tokens(vec![5]).encode(&tokenizer, &template), Ok(vec![5]));
         let empty = Prompt::Text(String::new()).encode(&tokenizer, &template).expect("encodes");
         assert_eq!(empty, [bos], "no prompt at all is the beginning of a document");
+        let longest = tokenizer.summary().longest_piece_bytes;
+        for prompt in ["", "a", "the controller shall notify", "\u{1F600}\u{1F600}"] {
+            let prompt = Prompt::Text(prompt.into());
+            let exact = prompt.encode(&tokenizer, &template).expect("encodes").len();
+            assert!(prompt.tokens_at_least(longest) <= exact);
+        }
+        assert!(Prompt::Text("x".repeat(1000)).tokens_at_least(longest) >= 1000 / longest);
         let ends = end_tokens(&tokenizer);
         assert_eq!(ends.len(), 2);
         assert!(ends.iter().all(|&token| tokenizer.is_special(token)));

@@ -81,12 +81,15 @@ async fn answer(
 /// Turns the prompt into tokens, away from the asynchronous threads: a long one takes a while.
 async fn prepare(served: &Arc<Served>, ask: Ask) -> ApiResult<(Ask, Generation)> {
     let context = served.engine.context_tokens();
+    let field = ask.prompt_field();
+    if served.is_hopeless(&ask.prompt) {
+        return Err(too_long(field, context, "is longer than that"));
+    }
     let served = Arc::clone(served);
     let encoding =
         tokio::task::spawn_blocking(move || served.encode(&ask.prompt).map(|tokens| (ask, tokens)));
     let (ask, prompt) =
         encoding.await.map_err(|_| ApiError::internal(&Error::failed("encoding a prompt panicked")))??;
-    let field = ask.prompt_field();
     if prompt.is_empty() {
         return Err(ApiError::invalid(
             field,
@@ -95,12 +98,7 @@ async fn prepare(served: &Arc<Served>, ask: Ask) -> ApiResult<(Ask, Generation)>
         ));
     }
     if prompt.len() >= context {
-        let message = format!(
-            "This model's maximum context length is {context} tokens. However, your {field} resulted in {} tokens. \
-             Please reduce the length of the {field}.",
-            prompt.len()
-        );
-        return Err(ApiError::context_length(field, message));
+        return Err(too_long(field, context, &format!("resulted in {} tokens", prompt.len())));
     }
     let room = context - prompt.len();
     let generation = Generation {
@@ -111,6 +109,14 @@ async fn prepare(served: &Arc<Served>, ask: Ask) -> ApiResult<(Ask, Generation)>
         prompt,
     };
     Ok((ask, generation))
+}
+
+fn too_long(field: &str, context: usize, how: &str) -> ApiError {
+    let message = format!(
+        "This model's maximum context length is {context} tokens. However, your {field} {how}. Please reduce the \
+         length of the {field}."
+    );
+    ApiError::context_length(field, message)
 }
 
 fn kept_prompt(prompt: &Prompt, served: &Served) -> String {

@@ -48,10 +48,21 @@ impl Default for Limits {
 pub struct Served {
     pub facts: Arc<ModelFacts>,
     pub engine: Engine,
-    pub template: ChatTemplate,
+    template: ChatTemplate,
+    longest_piece_bytes: usize,
 }
 
 impl Served {
+    pub fn new(facts: ModelFacts, engine: Engine, template: ChatTemplate) -> Self {
+        let longest_piece_bytes = engine.tokenizer().summary().longest_piece_bytes;
+        Self { facts: Arc::new(facts), engine, template, longest_piece_bytes }
+    }
+
+    /// Whether a prompt cannot fit the context, as far as its length alone tells.
+    pub fn is_hopeless(&self, prompt: &Prompt) -> bool {
+        prompt.tokens_at_least(self.longest_piece_bytes) >= self.engine.context_tokens()
+    }
+
     /// # Errors
     /// `Usage` for a conversation that the template refuses.
     pub fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>> {

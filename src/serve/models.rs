@@ -54,5 +54,5 @@ fn open(warden: &Warden, model: &ServedModel, device: Device) -> Result<Served> 
         snapshot: model.snapshot,
         dataset_root: model.dataset_root.clone(),
     };
-    Ok(Served { facts: Arc::new(facts), engine, template })
+    Ok(Served::new(facts, engine, template))
 }

@@ -149,7 +149,7 @@ fn bench_with(change: impl FnOnce(&mut ToyModel, &mut Limits)) -> Bench {
         dataset_root: None,
     };
     let engine = Engine::start(Box::new(model), tokenizer, EngineOptions::default()).expect("starts");
-    let served = Served { facts: Arc::new(facts), engine, template: ChatTemplate::default() };
+    let served = Served::new(facts, engine, ChatTemplate::default());
     let records = Arc::new(Memory::default());
     let api = Arc::new(Api::new(Arc::clone(&records) as Arc<dyn Records>, vec![served], limits));
     Bench { router: router(&api), api, records }
@@ -326,6 +326,7 @@ async fn wrong_requests_get_the_error_that_openai_clients_know() {
             "context_length_exceeded",
             "prompt",
         ),
+        (json!({"model": "rules", "prompt": "x".repeat(60_000)}), 400, "context_length_exceeded", "prompt"),
         (prompt(0), 400, "integer_below_min_value", "max_tokens"),
         (prompt(1_000_000), 400, "context_length_exceeded", "max_tokens"),
         (prompt(u64::MAX), 400, "context_length_exceeded", "max_tokens"),
