@@ -5,4 +5,5 @@ mod command_line;
 mod golden;
 mod harness;
 mod house;
+mod kills;
 mod long;

@@ -108,14 +108,13 @@ impl Worker {
         let words = self.last_words.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         let words = String::from_utf8_lossy(&words);
         let error = match (status.signal(), words.trim()) {
-            (Some(9), _) => Error::failed("the worker process was killed").remedy(
-                "the system may have run out of memory; what was reported done is kept, run the command again",
-            ),
-            (Some(signal), _) => Error::failed(format!("the worker process crashed (signal {signal})")),
-            (None, "") => Error::failed("the worker process ended without a word"),
-            (None, words) => Error::failed(format!("the worker process crashed: {words}")),
+            (Some(9), _) => Error::unavailable("the worker process was killed")
+                .remedy("the system may have run out of memory; what was reported done is kept"),
+            (Some(signal), _) => Error::unavailable(format!("the worker process crashed (signal {signal})")),
+            (None, "") => Error::unavailable("the worker process ended without a word"),
+            (None, words) => Error::unavailable(format!("the worker process crashed: {words}")),
         };
-        error.remedy("what was reported done is kept, run the command again")
+        error.remedy("what was reported done is kept")
     }
 }
 

@@ -169,12 +169,19 @@ fn stopped(warden: &Warden, run: Id, error: Error) -> Error {
     let resumable = matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Unavailable);
     let state = if resumable { RunState::Interrupted } else { RunState::Failed };
     let written = warden.store.write(|rows| rows.set_run_state(run, state, Some(warden.now_ms())));
-    match written {
+    if let Err(also) = written {
         // The next start of the warden calls it interrupted.
-        Err(also) => error.context(format!("writing down that the run ended failed too ({also})")),
-        Ok(()) if resumable => error.remedy(format!("`cloister model resume {run}` goes on from there")),
-        Ok(()) => error,
+        return error.context(format!("writing down that the run ended failed too ({also})"));
     }
+    if !resumable {
+        return error;
+    }
+    let go_on = format!("`cloister model resume {run}` goes on from its newest checkpoint");
+    let remedy = match error.remedy_text() {
+        Some(first) if error.kind() != ErrorKind::Interrupted => format!("{first}; {go_on}"),
+        _ => go_on,
+    };
+    Error::new(error.kind(), error.to_string()).remedy(remedy)
 }
 
 /// The model's row, its lineage and the end of the run, in one transaction.
