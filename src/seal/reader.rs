@@ -6,6 +6,7 @@ use std::{
     fs::File,
     io,
     os::{fd::AsRawFd, unix::fs::FileExt},
+    sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
@@ -21,11 +22,16 @@ use crate::base::{Context, Error, Result};
 /// Chunks read by one system call: enough to make its cost vanish, few enough to stay in the cache until
 /// they are opened.
 const GROUP_BYTES: usize = 512 << 10;
+/// Chunks that small reads came to last are kept open, so that the next small read beside it costs a copy.
+const RECENT_CHUNKS: usize = 16;
+
 /// An open sealed object. Nothing it returns comes from a chunk that was not authenticated.
 pub struct SealReader {
     file: File,
     header: Header,
     content_key: Key,
+    /// The latest last.
+    recent: Mutex<Vec<(u64, Arc<WipedVec>)>>,
 }
 
 impl SealReader {
@@ -53,7 +59,7 @@ impl SealReader {
             return Err(Error::integrity(format!("object {object} was extended by {more} bytes")));
         }
         let content_key = header.content_key(key)?;
-        let reader = Self { file, header, content_key };
+        let reader = Self { file, header, content_key, recent: Mutex::default() };
         if reader.len_bytes() == 0 {
             // No read will ever ask for the one, empty chunk.
             reader.open_group(&Cipher::new(&reader.content_key), 0, &mut [])?;
@@ -117,25 +123,37 @@ impl SealReader {
         let whole = self.header.chunk_length(first);
         if skip > 0 || out.len() < whole {
             let (head, rest) = out.split_at_mut(out.len().min(whole - skip));
-            let mut chunk = WipedVec::zeroed(whole);
-            self.open_group(&Cipher::new(&self.content_key), first, &mut chunk)?;
-            head.copy_from_slice(&chunk[skip..skip + head.len()]);
+            head.copy_from_slice(&self.chunk(first)?[skip..skip + head.len()]);
             (first, out) = (first + 1, rest);
         }
+        // What is left begins with a chunk; it ends with one, or with a part of one.
         let chunk_bytes = self.header.chunk_bytes as usize;
         let full = out.len() / chunk_bytes * chunk_bytes;
         let last = first + (full / chunk_bytes) as u64;
-        let ends_object = last + 1 == self.header.chunks()
-            && out.len() - full == self.header.chunk_length(last)
-            && out.len() > full;
-        let (middle, tail) = out.split_at_mut(if ends_object { out.len() } else { full });
+        let in_part = out.len() > full && out.len() - full < self.header.chunk_length(last);
+        let (middle, tail) = out.split_at_mut(if in_part { full } else { out.len() });
         self.read_whole_chunks(first, middle)?;
         if !tail.is_empty() {
-            let mut chunk = WipedVec::zeroed(self.header.chunk_length(last));
-            self.open_group(&Cipher::new(&self.content_key), last, &mut chunk)?;
-            tail.copy_from_slice(&chunk[..tail.len()]);
+            tail.copy_from_slice(&self.chunk(last)?[..tail.len()]);
         }
         Ok(())
+    }
+
+    /// One whole chunk, from those that were opened last or from the file.
+    fn chunk(&self, index: u64) -> Result<Arc<WipedVec>> {
+        let recent = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, chunk)) = recent().iter().find(|(number, _)| *number == index) {
+            return Ok(chunk.clone());
+        }
+        let mut chunk = WipedVec::zeroed(self.header.chunk_length(index));
+        self.open_group(&Cipher::new(&self.content_key), index, &mut chunk)?;
+        let chunk = Arc::new(chunk);
+        let mut recent = recent();
+        if recent.len() == RECENT_CHUNKS {
+            recent.remove(0);
+        }
+        recent.push((index, chunk.clone()));
+        Ok(chunk)
     }
 
     /// Whole chunks, shared out over threads in runs that lie together.

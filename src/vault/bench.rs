@@ -21,6 +21,8 @@ use crate::{
 
 /// What a reader or writer of a stream handles at once.
 const PIECE_BYTES: usize = 256 << 10;
+/// Objects that an ingest commits at once.
+const COMMIT_TOGETHER: usize = 32;
 
 /// One way to use the vault beside the same with plain files. Times are the medians of all rounds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -80,20 +82,14 @@ pub fn sealing(scratch: &Path, mib: u64, rounds: usize, monitor: &dyn Monitor) -
         },
     ];
     let mut rows = Vec::new();
+    let bench = Bench { rounds, monitor };
     for case in &reads {
         let count = (bytes / case.object_bytes).clamp(1, 2048);
         let (files, ids) = lay_out(&place.0, &vault, count, case.object_bytes)?;
         let total = (count * case.object_bytes) as u64;
-        rows.push(measure(
-            case.what,
-            total,
-            rounds,
-            monitor,
-            || (case.plain)(&files),
-            || (case.sealed)(&vault, &ids),
-        )?);
-        vault.delete_all(&ids)?;
-        files.iter().try_for_each(fs::remove_file).context("removing the plain files")?;
+        let (plain, sealed) = (|| (case.plain)(&files), || (case.sealed)(&vault, &ids));
+        rows.push(bench.measure(case.what, total, plain, sealed, || Ok(()))?);
+        tidy(&place.0, &vault)?;
     }
     for (what, object_bytes) in
         [("write one object, durably", bytes), ("write documents of 64 KiB, durably", 64 << 10)]
@@ -103,62 +99,82 @@ pub fn sealing(scratch: &Path, mib: u64, rounds: usize, monitor: &dyn Monitor) -
         let content = random(object_bytes);
         let plain = || write_plain(&place.0, count, &content);
         let sealed = || write_sealed(&vault, count, &content);
-        rows.push(measure(what, total, rounds, monitor, plain, sealed)?);
+        rows.push(bench.measure(what, total, plain, sealed, || tidy(&place.0, &vault))?);
     }
     Ok(rows)
 }
 
-fn measure(
-    what: &str,
-    bytes: u64,
+struct Bench<'a> {
     rounds: usize,
-    monitor: &dyn Monitor,
-    plain: impl Fn() -> Result<()>,
-    sealed: impl Fn() -> Result<()>,
-) -> Result<SealingRow> {
-    let timed = |work: &dyn Fn() -> Result<()>| -> Result<f64> {
-        let start = Instant::now();
-        work()?;
-        Ok(start.elapsed().as_secs_f64())
-    };
-    // The first of each warms what it touches.
-    plain()?;
-    sealed()?;
-    let (mut plain_s, mut sealed_s, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..rounds {
-        if monitor.stop_requested() {
-            return Err(Error::interrupted("the bench was stopped"));
-        }
-        // Whoever goes second finds warmer caches: they take turns.
-        let (a, b) = if round % 2 == 0 {
-            let a = timed(&plain)?;
-            (a, timed(&sealed)?)
-        } else {
-            let b = timed(&sealed)?;
-            (timed(&plain)?, b)
+    monitor: &'a dyn Monitor,
+}
+
+impl Bench<'_> {
+    /// Times `plain` and `sealed` in turn; `tidy` runs between them and is not timed.
+    fn measure(
+        &self,
+        what: &str,
+        bytes: u64,
+        plain: impl Fn() -> Result<()>,
+        sealed: impl Fn() -> Result<()>,
+        tidy: impl Fn() -> Result<()>,
+    ) -> Result<SealingRow> {
+        let timed = |work: &dyn Fn() -> Result<()>| -> Result<f64> {
+            let start = Instant::now();
+            work()?;
+            let seconds = start.elapsed().as_secs_f64();
+            tidy()?;
+            Ok(seconds)
         };
-        plain_s.push(a);
-        sealed_s.push(b);
-        ratios.push(b / a);
-        monitor.progress(&Progress {
-            stage: what.to_owned(),
-            done: round as u64 + 1,
-            total: rounds as u64,
-            unit: "round".to_owned(),
-            ..Progress::default()
-        });
+        // The first of each warms what it touches.
+        timed(&plain)?;
+        timed(&sealed)?;
+        let mut times = Vec::new();
+        for round in 0..self.rounds {
+            if self.monitor.stop_requested() {
+                return Err(Error::interrupted("the bench was stopped"));
+            }
+            // Whoever goes second finds warmer caches: they take turns.
+            times.push(if round % 2 == 0 {
+                let plain_s = timed(&plain)?;
+                (plain_s, timed(&sealed)?)
+            } else {
+                let sealed_s = timed(&sealed)?;
+                (timed(&plain)?, sealed_s)
+            });
+            self.monitor.progress(&Progress {
+                stage: what.to_owned(),
+                done: round as u64 + 1,
+                total: self.rounds as u64,
+                unit: "round".to_owned(),
+                ..Progress::default()
+            });
+        }
+        Ok(SealingRow {
+            what: what.to_owned(),
+            bytes,
+            plain_s: median(times.iter().map(|(plain_s, _)| *plain_s)),
+            sealed_s: median(times.iter().map(|(_, sealed_s)| *sealed_s)),
+            ratio: median(times.iter().map(|(plain_s, sealed_s)| sealed_s / plain_s)),
+        })
     }
-    let median = |mut values: Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-    };
-    Ok(SealingRow {
-        what: what.to_owned(),
-        bytes,
-        plain_s: median(plain_s),
-        sealed_s: median(sealed_s),
-        ratio: median(ratios),
-    })
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Removes every plain file and every object.
+fn tidy(place: &Path, vault: &Vault) -> Result<()> {
+    for file in fs::read_dir(place).context("listing the plain files")? {
+        let path = file.context("listing the plain files")?.path();
+        if path.is_file() {
+            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+    }
+    vault.delete_all(&vault.objects())
 }
 
 fn lay_out(
@@ -233,22 +249,24 @@ fn write_plain(place: &Path, count: usize, content: &[u8]) -> Result<()> {
         };
         write().with_context(|| format!("writing {}", path.display()))?;
         crate::base::fs::sync_parent(&path)?;
-        fs::remove_file(&path).context("removing a plain file")?;
     }
     Ok(())
 }
 
 fn write_sealed(vault: &Vault, count: usize, content: &[u8]) -> Result<()> {
-    let mut ids = Vec::new();
-    for _ in 0..count {
-        let mut object = vault.create(IdKind::Object, content.len() as u64)?;
-        content
-            .chunks(PIECE_BYTES)
-            .try_for_each(|piece| object.write_all(piece))
-            .context("writing an object")?;
-        ids.push(vault.commit(object)?);
+    for first in (0..count).step_by(COMMIT_TOGETHER) {
+        let mut written = Vec::new();
+        for _ in first..count.min(first + COMMIT_TOGETHER) {
+            let mut object = vault.create(IdKind::Object, content.len() as u64)?;
+            content
+                .chunks(PIECE_BYTES)
+                .try_for_each(|piece| object.write_all(piece))
+                .context("writing an object")?;
+            written.push(object);
+        }
+        vault.commit_all(written)?;
     }
-    vault.delete_all(&ids)
+    Ok(())
 }
 
 /// Bytes that nothing compresses; they protect nothing.

@@ -1,7 +1,7 @@
 //! The vault: open it with the root key, and it is a [`Depot`].
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError, RwLock},
@@ -18,11 +18,14 @@ use super::{
 use crate::{
     base::{
         Context, Error, Id, IdKind, Result,
-        fs::{create_private_dir, rename_durably, sync_parent},
+        fs::{create_private_dir, sync_parent},
         group::Group,
     },
     seal::{Key, Label, SealReader, Signer, new_id},
 };
+
+/// What identifiers are written in: objects lie in a directory for each two of these.
+const FAN_LETTERS: &str = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 /// All sealed objects of one installation and the keys to them.
 pub struct Vault {
@@ -79,6 +82,13 @@ impl Vault {
             create_private_dir(directory)?;
             sync_parent(directory)?;
         }
+        // Now, and not one by one as objects come: each would cost the first of them a sync.
+        for first in FAN_LETTERS.chars() {
+            for second in FAN_LETTERS.chars() {
+                create_private_dir(&objects.join(String::from_iter([first, second])))?;
+            }
+        }
+        sync_parent(&objects.join("any"))?;
         let root = RootKey::generate()?;
         let mut ring = Keyring { epoch: 1, ..Keyring::default() };
         for purpose in Purpose::ALL {
@@ -229,21 +239,24 @@ impl Vault {
 
     fn delete_listed(&self, ids: &[Id]) -> Result<()> {
         let mut commit = Commit::default();
+        let mut paths = Vec::new();
         for &id in ids {
             let path = self.path(id);
             // Out of its place first: were it deleted last and the machine stopped before, an unlisted file
             // would stand there, and nobody could tell it from one that was put there.
-            if let Err(error) = rename_durably(&path, &temporary(&path)) {
-                // One that is lost already is deleted all the more.
-                if path.exists() {
+            match Step::Rename(path.clone(), temporary(&path)).run() {
+                Err(error) if path.exists() => {
                     Commit::run(commit.undo)?;
                     return Err(error);
                 }
+                // One that is lost already is deleted all the more.
+                _ => paths.push(path.clone()),
             }
             commit.changes.push(Change::Remove(id));
             commit.then.push(Step::Remove(temporary(&path)));
             commit.undo.push(Step::Rename(temporary(&path), path));
         }
+        sync_directories_of(&paths)?;
         self.change(commit)
     }
 
@@ -371,14 +384,15 @@ impl Depot for Vault {
     }
 
     fn commit_all(&self, written: Vec<ObjectWriter>) -> Result<Vec<Id>> {
-        let (mut ids, mut claims) = (Vec::new(), Vec::new());
+        let (mut ids, mut claims, mut paths) = (Vec::new(), Vec::new(), Vec::new());
         for mut object in written {
             let id = object.id();
             let foreign = || Error::failed(format!("object {id} was not begun in this vault"));
             claims.push((id, object.take_claim().ok_or_else(foreign)?));
-            object.finish()?;
+            paths.push(object.finish_file()?.1);
             ids.push(id);
         }
+        sync_directories_of(&paths)?;
         self.take_in(&claims)?;
         Ok(ids)
     }
@@ -426,6 +440,12 @@ fn temporary(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(TEMPORARY_SUFFIX);
     name.into()
+}
+
+/// Syncs each directory that one of the files is in, once.
+fn sync_directories_of(paths: &[PathBuf]) -> Result<()> {
+    let files: BTreeMap<_, _> = paths.iter().map(|path| (path.parent(), path)).collect();
+    files.into_values().try_for_each(|path| sync_parent(path))
 }
 
 fn root_path(data_dir: &Path) -> PathBuf {

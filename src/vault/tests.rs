@@ -113,7 +113,7 @@ fn a_stream_is_what_was_written_in_whatever_pieces() {
     let (_site, vault) = Site::new();
     let plain: Vec<u8> = (0..(9usize << 20) + 77).map(|place| ((place * 31) >> 3) as u8).collect();
     let id = put(&vault, &plain);
-    for piece in [1000, 65_536, 1 << 20, 5 << 20] {
+    for piece in [1000, 65_536, 1 << 20, 5 << 20, 9 << 20] {
         let mut object = vault.open(id).expect("open");
         let mut back = vec![0; plain.len()];
         back.chunks_mut(piece).for_each(|piece| object.read_exact(piece).expect("read"));
@@ -121,7 +121,7 @@ fn a_stream_is_what_was_written_in_whatever_pieces() {
         assert_eq!(object.read(&mut [0; 10]).expect("end"), 0);
     }
     let mut object = vault.open(id).expect("open");
-    let mut back = vec![0; 1234];
+    let mut back = vec![0; 3_000_000];
     object.read_exact(&mut back).expect("begin");
     object.read_to_end(&mut back).expect("the rest");
     assert!(back == plain);
@@ -142,6 +142,8 @@ fn many_threads_commit_at_once() {
             .collect();
         threads.into_iter().flat_map(|thread| thread.join().expect("thread")).collect()
     });
+    // Their directories were all there from the start.
+    assert_eq!(fs::read_dir(site.data().join("objects")).expect("list").count(), 1024);
     drop(vault);
     let vault = site.open();
     assert_eq!(vault.objects().len(), 80);
@@ -218,6 +220,30 @@ fn extent_keys_belong_to_one_document() {
     assert_eq!(vault.grant(a).expect("grant").extent_key().expect("key").danger_expose(|b| *b), before);
     drop(vault);
     assert_eq!(bytes(&site.open(), a), before);
+}
+
+#[test]
+fn a_stream_ends_at_the_chunk_that_is_bad() {
+    let (_site, vault) = Site::new();
+    let plain = vec![7; 6 << 20];
+    let id = put(&vault, &plain);
+    let path = vault.path(id);
+    let mut sealed = fs::read(&path).expect("object");
+    let at = sealed.len() - 100_000;
+    sealed[at] ^= 1;
+    fs::write(&path, sealed).expect("write");
+    let (mut object, mut piece, mut good) = (vault.open(id).expect("the header is good"), [0; 4096], 0);
+    let error = loop {
+        match object.read(&mut piece) {
+            Ok(0) => panic!("a damaged object was read to its end"),
+            Ok(more) => good += more,
+            Err(error) => break error,
+        }
+    };
+    assert!(good <= at && piece.iter().all(|&byte| byte == 7), "{good}");
+    let told: Result<()> = crate::base::Context::context(Err::<(), _>(error), "reading");
+    refused(told, ErrorKind::Integrity, "is not what was sealed there");
+    assert!(object.read(&mut piece).is_err(), "it went on behind the damage");
 }
 
 // Workers.
