@@ -1,12 +1,18 @@
 //! `cloister doctor`: what this machine offers, what is missing, and what to do about it. It changes nothing
 //! and opens nothing that is sealed.
 
-use std::{fs, path::Path};
+use std::{fs, num::NonZeroUsize, path::Path};
 
 use serde::Serialize;
 
 use super::{screen::Screen, session::Session, settings::Device};
-use crate::base::{Error, Result, units::Bytes};
+use crate::{
+    base::{
+        Error, Result,
+        units::{Bytes, Count},
+    },
+    device::{Pool, cuda::Driver, measure, threads},
+};
 
 /// Below this a trial run of a few million parameters would start to swap.
 const MEMORY_BYTES_MIN: u64 = 2 << 30;
@@ -43,6 +49,7 @@ pub fn run(_: Args, Session { settings, screen }: &Session) -> Result<()> {
         locked_memory(&read("/proc/self/limits")),
         filesystem(&settings.data_dir, &read("/proc/self/mounts")),
         device(settings.device),
+        speed(settings.threads),
     ];
     for check in &checks {
         screen.show(check, |screen, check| draw(screen, check))?;
@@ -178,19 +185,27 @@ fn filesystem(data_dir: &Path, mounts: &str) -> Check {
 }
 
 fn device(asked: Device) -> Check {
-    let cards = fs::read_dir("/proc/driver/nvidia/gpus").map_or(0, Iterator::count);
-    match (asked, cards) {
-        (Device::Cuda(_), _) => {
-            lacking("device", State::Bad, "this version computes on the CPU alone", "use --device cpu")
+    match (asked, Driver::look()) {
+        (Device::Cuda(_), driver) => {
+            lacking("device", State::Bad, format!("CPU alone; {driver}"), "use --device cpu")
         }
-        (_, 0) => good("device", "CPU"),
-        (_, cards) => lacking(
-            "device",
-            State::Poor,
-            format!("CPU; {cards} NVIDIA GPU(s) stand idle"),
-            "this version has no GPU kernels",
-        ),
+        (_, driver @ Driver::Found { cards: 1.., .. }) => {
+            lacking("device", State::Poor, format!("CPU; {driver}"), "training and serving use the CPU")
+        }
+        (_, driver) => good("device", format!("CPU; {driver}")),
     }
+}
+
+/// What computing can reach at most, as `bench` will report its shares of.
+fn speed(threads: Option<NonZeroUsize>) -> Check {
+    let pool = Pool::new(threads.map_or_else(threads::available, NonZeroUsize::get));
+    let rates = [
+        ("f32 products", measure::matrix_flops_per_s::<f32>(&pool), "FLOP/s"),
+        ("bf16 products", measure::matrix_flops_per_s::<half::bf16>(&pool), "FLOP/s"),
+        ("copying memory", measure::copy_bytes_per_s(&pool), "B/s"),
+    ];
+    let rates = rates.map(|(name, rate, unit)| format!("{name} {}{unit}", Count(rate)));
+    good("speed", rates.join(", "))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! divided by its shape alone. What the numbers mean belongs to `ops` and the rooms above.
 
 pub mod comm;
+pub mod cuda;
 pub mod gemm;
 pub mod host;
 pub mod measure;
