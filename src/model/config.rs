@@ -3,11 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    base::{Error, Result},
+    base::{Error, Result, units::Count},
     ops::attention::Heads,
 };
 
-/// A llama-like decoder. Fields that a file leaves out take the values that `transformers` gives them.
+/// Beyond this a number in the file is wrong, and sizes could overflow.
+const PARAMETERS_MAX: f64 = 1e14;
+
+/// A llama-like decoder. This is our own form, every field there; [`Config::from_hugging_face`] reads others'.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     pub architectures: Vec<String>,
@@ -53,6 +56,17 @@ impl Config {
             return Err(Error::usage(format!(
                 "num_attention_heads ({}) must be a multiple of num_key_value_heads ({})",
                 self.num_attention_heads, self.num_key_value_heads
+            )));
+        }
+        let wide = |x: usize| x as f64;
+        let heads = (wide(self.num_attention_heads) + wide(self.num_key_value_heads)) * wide(self.head_dim);
+        let layer = wide(self.hidden_size) * (2.0 * heads + 3.0 * wide(self.intermediate_size));
+        let parameters =
+            2.0 * wide(self.vocab_size) * wide(self.hidden_size) + wide(self.num_hidden_layers) * layer;
+        if parameters > PARAMETERS_MAX {
+            return Err(Error::usage(format!(
+                "{} parameters are more than any machine holds",
+                Count(parameters)
             )));
         }
         if !self.head_dim.is_multiple_of(2) {

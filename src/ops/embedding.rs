@@ -29,6 +29,9 @@ pub fn forward(exec: &Exec, ids: Tensor, w: Tensor, y: TensorMut) {
 }
 
 /// Shapes: dy `[N,C]`; ids `[N]`; dw `[V,C]`. Rows of one id are added in the order of the batch.
+///
+/// # Errors
+/// Where a device wants workspace that is not there.
 pub fn backward(exec: &Exec, dy: Tensor, ids: Tensor, dw: TensorMut, write: Write) -> Result<()> {
     assert_eq!((ids.count(), dw.row_count()), (dy.rows(), dy.row_count()));
     if exec.is_dry() {

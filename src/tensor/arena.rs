@@ -65,7 +65,10 @@ impl Arena {
     /// When no free stretch is long enough.
     pub fn take(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Buf> {
         let shape = shape.into();
-        let len_bytes = (shape.count() * dtype.size_bytes()).next_multiple_of(ALIGNMENT_BYTES);
+        let bytes = shape.checked_count().and_then(|count| count.checked_mul(dtype.size_bytes()));
+        let len_bytes = bytes.and_then(|bytes| bytes.checked_next_multiple_of(ALIGNMENT_BYTES));
+        let len_bytes =
+            len_bytes.ok_or_else(|| Error::failed(format!("no memory holds a tensor of shape {shape}")))?;
         let offset_bytes = {
             let mut list = self.list();
             list.take(len_bytes).ok_or_else(|| list.exhausted(len_bytes))?
@@ -230,6 +233,13 @@ mod tests {
         assert_eq!(bytes(&arena, 48).offset_bytes(), 0, "two holes have become one");
         drop(c);
         assert_eq!((arena.used_bytes(), arena.peak_bytes()), (0, 256 + 128));
+    }
+
+    #[test]
+    fn what_no_number_can_count_is_refused() {
+        for shape in [[usize::MAX, 2], [1 << 33, 1 << 33], [usize::MAX - 30, 1], [1 << 61, 1]] {
+            assert!(Arena::dry().take(shape, DType::F64).is_err(), "{shape:?}");
+        }
     }
 
     /// A dry run's peak is enough for the real run, one cache line less is not, and every offset agrees.

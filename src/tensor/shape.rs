@@ -21,6 +21,11 @@ impl Shape {
         self.dims().iter().product()
     }
 
+    /// As [`Shape::count`], None where a number cannot hold it.
+    pub fn checked_count(&self) -> Option<usize> {
+        self.dims().iter().try_fold(1usize, |count, &dim| count.checked_mul(dim))
+    }
+
     /// The first dimension: what a batch of rows is cut along.
     pub fn rows(&self) -> usize {
         self.dims().first().copied().unwrap_or(1)

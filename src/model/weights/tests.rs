@@ -73,6 +73,36 @@ fn types_are_converted_on_the_way() {
     }
 }
 
+/// Half precision as others ship it: written by the published library, read into every type.
+#[test]
+fn half_precision_is_read() {
+    let (_exec, decoder, written) = params(DType::F32, Some(3));
+    let halves: Vec<(String, Vec<usize>, Vec<u8>)> = decoder
+        .table()
+        .parts()
+        .map(|(name, id, first, shape)| {
+            let rows = host::slice::<f32>(written.view(id).slice_rows(first..first + shape.rows()));
+            let bytes = rows.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
+            (name.to_owned(), shape.dims().to_vec(), bytes)
+        })
+        .collect();
+    let views = halves.iter().map(|(name, shape, bytes)| {
+        let view = safetensors::tensor::TensorView::new(Dtype::F16, shape.clone(), bytes);
+        (name.as_str(), view.expect("shape and bytes agree"))
+    });
+    let bytes = safetensors::serialize(views, None).expect("in memory");
+    let (_exec, _, mut read) = params(DType::F32, None);
+    load(&mut read, &opened(&bytes)).expect("f16 to f32");
+    for (id, _) in decoder.table().iter() {
+        for (found, given) in
+            host::slice::<f32>(read.view(id)).iter().zip(host::slice::<f32>(written.view(id)))
+        {
+            assert_eq!(*found, f16::from_f32(*given).to_f32());
+        }
+    }
+    assert!(opened(&bytes)[0].config().is_err(), "a file from elsewhere carries no configuration of ours");
+}
+
 #[test]
 fn a_transcript_is_what_would_have_been_saved() {
     let (_exec, decoder, params) = params(DType::F32, Some(3));
@@ -119,6 +149,13 @@ fn weights_of_another_model_are_refused() {
         assert_eq!(error.kind(), ErrorKind::Integrity);
         assert!(error.to_string().contains(says), "{error}");
     }
+    let shallow = Config { num_hidden_layers: 1, ..config() };
+    let exec = Exec::host(Device::cpu(Some(1)), 1 << 20, 1 << 20).expect("memory");
+    let options = Options { dtype: DType::F32, recompute: false, positions: 8 };
+    let mut into =
+        Decoder::new(&exec, &shallow, options).and_then(|decoder| decoder.new_params(&exec)).expect("room");
+    let error = load(&mut into, &opened(&bytes)).expect_err("a layer too many");
+    assert!(error.to_string().contains("no place for model.layers.1"), "{error}");
     let twice = [
         WeightsFile::open(bytes.as_slice()).expect("whole"),
         WeightsFile::open(bytes.as_slice()).expect("whole"),

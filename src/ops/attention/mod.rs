@@ -86,6 +86,9 @@ pub fn forward(
 /// Replaces `qkv` with its gradient. Only for packed batches: nothing is learnt through pages.
 ///
 /// Shapes: dout, o `[N,H*D]`; lse `[N,H]`; qkv `[N,(H+2K)*D]`; bounds `[S+1]`.
+///
+/// # Errors
+/// Where a device wants workspace that is not there.
 pub fn backward(
     exec: &Exec,
     dout: Tensor,
