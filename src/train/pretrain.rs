@@ -19,7 +19,7 @@ use super::{
     saver::{Keep, Saver, Store},
 };
 use crate::{
-    base::{Context, Error, Id, IdKind, Monitor, Result},
+    base::{Context, Error, Id, IdKind, Monitor, Progress, Result},
     device::Device,
     model::weights,
     vault::{Depot, ObjectReader},
@@ -348,6 +348,8 @@ impl Leader<'_, '_, '_> {
             self.member.learner.restore(reading(job.depot, best)?, Keep::Best)?;
         }
         let rows = job.data.heldout_rows(job.recipe.shape.context, None);
+        let stage = "measure on all held-out text".into();
+        self.monitor.progress(&Progress { stage, elapsed_s: self.meter.elapsed_s(), ..Progress::default() });
         let heldout = self.member.heldout(&rows)?;
         let heldout =
             heldout.map(|(nats, positions)| HeldOut::new(nats, positions, job.data.facts.heldout_bytes));
