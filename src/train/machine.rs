@@ -5,24 +5,28 @@ use std::time::{Duration, Instant};
 
 use crate::device::{MatMut, MatRef, Pool, gemm};
 
-/// Large enough to leave the caches' sizes behind, small enough to be repeated within the time.
-const SIDE: usize = 1024;
+/// The sides of the square products that are timed: a larger one works better on a quiet machine, a smaller one
+/// is done between two interruptions on a busy one.
+const SIDES: [usize; 3] = [384, 640, 1024];
 const MEASURE_FOR: Duration = Duration::from_millis(300);
 
-/// FLOPs per second of f32 matrix products with this pool: the fastest of the products that fit in a third of a
-/// second, since a neighbour can only slow one down.
+/// FLOPs per second of f32 matrix products with this pool: the fastest of those that fit in a third of a second,
+/// since a neighbour can only slow one down.
 pub fn matrix_flops_per_s(pool: &Pool) -> f64 {
-    let (a, b) = (vec![0.5f32; SIDE * SIDE], vec![0.25f32; SIDE * SIDE]);
-    let mut c = vec![0f32; SIDE * SIDE];
-    let mut fastest = f64::INFINITY;
+    let most = SIDES[SIDES.len() - 1].pow(2);
+    let (a, b, mut c) = (vec![0.5f32; most], vec![0.25f32; most], vec![0f32; most]);
+    let mut fastest = 0f64;
     let began = Instant::now();
-    while began.elapsed() < MEASURE_FOR || fastest.is_infinite() {
-        let start = Instant::now();
-        let (a, b) = (MatRef::row_major(&a, SIDE, SIDE), MatRef::row_major(&b, SIDE, SIDE));
-        gemm(pool, 1.0, a, b, 0.0, MatMut::row_major(&mut c, SIDE, SIDE));
-        fastest = fastest.min(start.elapsed().as_secs_f64());
+    while began.elapsed() < MEASURE_FOR {
+        for side in SIDES {
+            let square = |x| MatRef::row_major(x, side, side);
+            let (a, b, c) = (&a[..side * side], &b[..side * side], &mut c[..side * side]);
+            let start = Instant::now();
+            gemm(pool, 1.0, square(a), square(b), 0.0, MatMut::row_major(c, side, side));
+            fastest = fastest.max(2.0 * (side as f64).powi(3) / start.elapsed().as_secs_f64());
+        }
     }
-    2.0 * (SIDE as f64).powi(3) / fastest
+    fastest
 }
 
 /// Bytes that a new process may still take: what the kernel calls available, bounded by the control group.
