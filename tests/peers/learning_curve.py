@@ -1,13 +1,15 @@
 """The PyTorch side of docs/learning-curve.svg: the same model, initial weights, data order and schedule.
 
-    CLOISTER_CURVE_DIR=/tmp/curve cargo test --release --test tests -- --ignored learning_curve   # writes the inputs and our side
-    python tests/peers/learning_curve.py /tmp/curve                                               # torch's side
-    python tests/peers/learning_curve.py /tmp/curve --picture docs/learning-curve.svg             # both curves
+    CLOISTER_CURVE_TEXT=input.txt CLOISTER_CURVE_DIR=/tmp/curve \\
+        cargo test --release --test tests -- --ignored learning_curve                    # our side, and torch's inputs
+    python tests/peers/learning_curve.py /tmp/curve                                      # torch's side
+    python tests/peers/learning_curve.py /tmp/curve --picture docs/learning-curve.svg    # both curves
 
 It reads what our side exported: run.json (model config in Hugging Face's names, learning rate of every step,
 optimizer numbers), init.safetensors (initial weights in Hugging Face's names) and rows.bin / heldout.bin
 (little-endian u32: inputs, targets, and the place of each input within its document's piece). It is run by hand,
-not in CI, and goes on from where it was stopped; it needs torch, transformers, safetensors and, for the picture, matplotlib. Made with torch 2.9.1.
+not in CI, and goes on from where it was stopped; it needs torch, transformers, safetensors and, for the picture,
+matplotlib. Made with torch 2.9.1, transformers 5.23.0 and matplotlib 3.11.2.
 """
 import argparse, json, pathlib, time
 
@@ -97,6 +99,14 @@ def picture(directory, path):
     matplotlib.rcParams.update({"svg.hashsalt": "cloister", "font.size": 9, "svg.fonttype": "none"})
     import matplotlib.pyplot as plot
     run, ours, torch = (json.loads((directory / f"{name}.json").read_text()) for name in ("run", "ours", "torch"))
+    last = min(ours["curve"][-1]["step"], torch["curve"][-1]["step"])
+    for side in (ours, torch):
+        side["curve"] = [point for point in side["curve"] if point["step"] <= last]
+        # Over every held-out document where both sides have come to the end, else over the sample.
+        side["last"] = side["curve"][-1]["heldout_loss"]
+    measured = "sample"
+    if "heldout_loss" in ours and "heldout_loss" in torch:
+        ours["last"], torch["last"], measured = ours["heldout_loss"], torch["heldout_loss"], "all"
     figure, axes = plot.subplots(figsize=(7, 4))
     sides = [("Cloister", ours, "C0", "-"), (f"PyTorch {torch['torch'].split('+')[0]}", torch, "C1", "--")]
     for name, side, colour, line in sides:
@@ -104,15 +114,18 @@ def picture(directory, path):
         axes.plot(steps, [point["loss"] for point in side["curve"]], line, color=colour, alpha=0.45,
                   label=f"{name}, training")
         axes.plot(steps, [point["heldout_loss"] for point in side["curve"]], line, color=colour, marker=".",
-                  label=f"{name}, held-out (end, all of it: {side['heldout_loss']:.4f})")
-    off = abs(ours["heldout_loss"] / torch["heldout_loss"] - 1)
+                  label=f"{name}, held-out (step {last}: {side['last']:.4f})")
+    off = abs(ours["last"] / torch["last"] - 1)
     axes.set(xlabel=f"step of {run['rows_per_step'] * run['context']} tokens", ylabel="nats per token",
-             title=f"tinyshakespeare, {run['parameters'] / 1e6:.1f}M parameters: "
-                   f"held-out losses {off:.2%} apart")
+             title=f"tinyshakespeare, {run['parameters'] / 1e6:.1f}M parameters, step {last} of "
+                   f"{len(run['learning_rates'])}: held-out losses {off:.2%} apart")
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
-    print(f"held-out: ours {ours['heldout_loss']:.5f}, torch {torch['heldout_loss']:.5f}, {off:.3%} apart")
+    print(f"after step {last}, held-out ({measured}): ours {ours['last']:.5f}, torch {torch['last']:.5f}, {off:.3%} apart")
+    for mine, theirs in zip(ours["curve"], torch["curve"]):
+        assert mine["step"] == theirs["step"], "both sides measure after the same steps"
+        print(mine["step"], *(f"{name} {mine[name]:.5f} {theirs[name]:.5f}" for name in ("loss", "heldout_loss")))
 
 
 arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
