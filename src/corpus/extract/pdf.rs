@@ -31,17 +31,20 @@ pub fn read(source: &[u8]) -> Result<String, Refused> {
 }
 
 fn load(source: &[u8]) -> Result<Document, Refused> {
-    let load = |source: &[u8]| {
-        quietly(|| Document::load_mem(source).ok()).filter(|document| !document.get_pages().is_empty())
+    let parse = |source: &[u8]| quietly(|| Document::load_mem(source).ok());
+    let holds_pages = |document: &Document| !document.get_pages().is_empty();
+    let mut document = match parse(source) {
+        Some(document) if document.is_encrypted() || holds_pages(&document) => document,
+        // The new table knows nothing of keys.
+        _ if find(source, b"/Encrypt").is_some() => return Err(Refused::new(Reason::Encrypted, "")),
+        _ => with_new_table(source)
+            .and_then(|repaired| parse(&repaired))
+            .filter(holds_pages)
+            .ok_or_else(|| explain(source))?,
     };
-    let mut document =
-        load(source).or_else(|| load(&with_new_table(source)?)).ok_or_else(|| explain(source))?;
-    if document.is_encrypted() {
-        // Many are encrypted under the empty password, only to forbid printing.
-        let opened = quietly(|| document.decrypt("").ok());
-        if opened.is_none() {
-            return Err(Refused::new(Reason::Encrypted, ""));
-        }
+    // Many are encrypted under the empty password, only to forbid printing.
+    if document.is_encrypted() && quietly(|| document.decrypt("").ok()).is_none() {
+        return Err(Refused::new(Reason::Encrypted, ""));
     }
     Ok(document)
 }
@@ -49,10 +52,7 @@ fn load(source: &[u8]) -> Result<Document, Refused> {
 /// Why a file that begins as a PDF cannot be loaded.
 fn explain(source: &[u8]) -> Refused {
     let tail = &source[source.len().saturating_sub(2048)..];
-    let holds = |needle: &[u8]| tail.windows(needle.len()).any(|window| window == needle);
-    if source.windows(8).any(|window| window == b"/Encrypt") {
-        return Refused::new(Reason::Encrypted, "");
-    }
+    let holds = |needle: &[u8]| find(tail, needle).is_some();
     if !holds(b"%%EOF") && !holds(b"startxref") {
         return Refused::new(Reason::Truncated, "its end is missing");
     }
@@ -97,7 +97,8 @@ struct Lines {
 }
 
 /// A gap that is a space. A font's own space has 0.2 to 0.3; kerning moves letters by less than 0.1.
-const SPACE_GAP: f64 = 0.14;
+const SPACE_GAP: f64 = 0.12;
+const UNKNOWN_WIDTH: f64 = 0.6;
 const LINE_STEP: f64 = 0.5;
 const PARAGRAPH_STEP: f64 = 1.6;
 
@@ -134,6 +135,8 @@ impl OutputDev for Lines {
                 let step = (dy * right - dx * up).abs() / size;
                 self.separate(gap, step, letter);
             }
+            // A font whose widths cannot be read gives none; letters take about this much.
+            let width = if width == 0.0 && !letter.trim().is_empty() { UNKNOWN_WIDTH } else { width };
             let advance = (width * font_size + spacing) * along;
             self.end = (x + advance * right, y + advance * up);
         }
