@@ -4,7 +4,7 @@
 //! one document on one side of the split, without special tokens: where documents begin and end is the
 //! loader's matter.
 
-use std::{fmt, io::Write};
+use std::{fmt, io::Write, ops::Range};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,12 +21,14 @@ use crate::{
     vault::{Depot, ObjectReader},
 };
 
-/// A longer run is cut into several extents, so that none takes much memory to open.
-pub const EXTENT_TOKENS_MAX: usize = 1 << 20;
+/// A longer run is cut into several extents: to read a window of it, one extent is opened.
+pub const EXTENT_TOKENS_MAX: usize = 1 << 16;
 /// Extents are gathered in memory up to this and then written as one shard.
 const SHARD_BYTES: usize = 64 << 20;
 /// Text is encoded in pieces of about this size: the encoder's memory grows with what it is given.
 const ENCODE_BYTES: usize = 64 << 10;
+/// Neighbouring extents are read together up to this when all of them are wanted.
+const READ_BYTES: usize = 2 << 20;
 
 const MAGIC: &[u8; 8] = b"CLTOK\0\0\x01";
 const HEAD_BYTES: usize = 16;
@@ -363,17 +365,88 @@ impl<'d> TokenSet<'d> {
     /// # Panics
     /// If there is no extent `index`.
     pub fn read(&self, index: usize, ids: &mut Vec<u32>) -> Result<()> {
-        let (extent, place) = (&self.extents[index], self.places[index]);
-        let (shard, width) = &self.shards[place.shard as usize];
+        let place = self.places[index];
         let mut blob = vec![0; place.length as usize];
-        shard.read_at(place.offset, &mut blob)?;
-        let key = self.depot.extent_key(extent.object)?;
-        let packed = seal::open_blob(&key, &binding(extent, *width), &blob)
-            .with_context(|| format!("opening the tokens of {}", extent.document))?;
+        self.shards[place.shard as usize].0.read_at(place.offset, &mut blob)?;
+        let packed = self.open_extent(index, &blob)?;
         ids.clear();
-        ids.reserve(extent.tokens as usize);
-        width.unpack(&packed, ids);
+        ids.reserve(self.extents[index].tokens as usize);
+        self.width(index).unpack(&packed, ids);
         Ok(())
+    }
+
+    /// All tokens at once, packed as they are stored: several times faster than extent by extent, for those
+    /// who have the memory.
+    ///
+    /// # Errors
+    /// As [`TokenSet::read`].
+    pub fn load(&self, threads: usize) -> Result<Loaded> {
+        let mut loaded = Loaded { packed: Vec::new(), runs: Vec::with_capacity(self.extents.len()) };
+        let tokens = |index: usize| self.extents[index].tokens as usize * self.width(index).bytes();
+        loaded.packed.reserve_exact((0..self.extents.len()).map(tokens).sum());
+        let mut at = 0;
+        for index in 0..self.extents.len() {
+            let width = self.width(index);
+            loaded.runs.push((at, tokens(index), width));
+            at += tokens(index);
+        }
+        parallel::in_order(
+            threads,
+            self.groups().into_iter(),
+            |group| self.open_group(group),
+            |packed| {
+                loaded.packed.extend_from_slice(&packed);
+                Ok(())
+            },
+        )?;
+        Ok(loaded)
+    }
+
+    fn width(&self, index: usize) -> Width {
+        self.shards[self.places[index].shard as usize].1
+    }
+
+    /// Runs of extents that lie behind one another in one shard.
+    fn groups(&self) -> Vec<Range<usize>> {
+        let mut groups: Vec<Range<usize>> = Vec::new();
+        let mut bytes = 0;
+        for (index, place) in self.places.iter().enumerate() {
+            bytes += place.length as usize;
+            match groups.last_mut() {
+                Some(group) if bytes <= READ_BYTES && follows(&self.places[index - 1], place) => {
+                    group.end += 1
+                }
+                _ => {
+                    groups.push(index..index + 1);
+                    bytes = place.length as usize;
+                }
+            }
+        }
+        groups
+    }
+
+    /// The packed tokens of a group, one behind another.
+    fn open_group(&self, group: Range<usize>) -> Result<Vec<u8>> {
+        let places = &self.places[group.clone()];
+        let bytes: usize = places.iter().map(|place| place.length as usize).sum();
+        let mut blobs = vec![0; bytes];
+        self.shards[places[0].shard as usize].0.read_at(places[0].offset, &mut blobs)?;
+        let mut packed = Vec::with_capacity(bytes);
+        let mut rest = &blobs[..];
+        for index in group {
+            let (blob, after) = rest.split_at(self.places[index].length as usize);
+            rest = after;
+            packed.extend_from_slice(&self.open_extent(index, blob)?);
+        }
+        Ok(packed)
+    }
+
+    /// The packed tokens of an extent from its ciphertext.
+    fn open_extent(&self, index: usize, blob: &[u8]) -> Result<Vec<u8>> {
+        let extent = &self.extents[index];
+        let key = self.depot.extent_key(extent.object)?;
+        seal::open_blob(&key, &binding(extent, self.width(index)), blob)
+            .with_context(|| format!("opening the tokens of {}", extent.document))
     }
 
     fn add(&mut self, object: ObjectReader) -> Result<()> {
@@ -409,6 +482,29 @@ impl<'d> TokenSet<'d> {
         }
         self.shards.push((object, width));
         Ok(())
+    }
+}
+
+fn follows(before: &Place, place: &Place) -> bool {
+    before.shard == place.shard && before.offset + u64::from(before.length) == place.offset
+}
+
+/// The tokens of a [`TokenSet`] in memory.
+pub struct Loaded {
+    packed: Vec<u8>,
+    /// Where each extent's tokens begin, how many bytes they take, and how.
+    runs: Vec<(usize, usize, Width)>,
+}
+
+impl Loaded {
+    /// Puts the tokens of extent `index` into `ids`, in place of what they held.
+    ///
+    /// # Panics
+    /// If there is no extent `index`.
+    pub fn read(&self, index: usize, ids: &mut Vec<u32>) {
+        let (from, bytes, width) = self.runs[index];
+        ids.clear();
+        width.unpack(&self.packed[from..from + bytes], ids);
     }
 }
 

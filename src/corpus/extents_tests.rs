@@ -60,6 +60,13 @@ fn tokens_are_the_text_and_nothing_but_the_text() {
         }
         assert_eq!(text, snapshot.text(&bench.vault, entry).expect("text"));
     }
+    let loaded = set.load(2).expect("loads");
+    let mut again = Vec::new();
+    for index in 0..set.documents().len() {
+        set.read(index, &mut ids).expect("reads");
+        loaded.read(index, &mut again);
+        assert_eq!(ids, again);
+    }
     let held_out = set.documents().iter().filter(|extent| extent.split == Split::HeldOut);
     assert_eq!(held_out.map(|extent| extent.bytes).sum::<u64>(), outcome.held_out.bytes);
     assert_eq!(snapshot.amount(Split::HeldOut).bytes, outcome.held_out.bytes);

@@ -33,7 +33,7 @@ fn takes_what_it_can_in_order_and_says_why_not_the_rest() {
         std::fs::write(directory.path().join(format!("{number:02}.txt")), format!("text {number}"))
             .expect("file");
     }
-    std::fs::write(directory.path().join("17.bin"), b"\x7fELF\0\0\0\0").expect("file");
+    std::fs::write(directory.path().join("17.bin"), b"no text \0\x01\x02\x03\x04\x05\x06").expect("file");
     let kept = Kept::default();
     let report = run(&spec(directory.path()), &kept, &Silent).expect("ingest");
     assert_eq!((report.files, report.new, report.refused), (41, 40, 1));
@@ -48,4 +48,89 @@ fn an_empty_folder_is_an_error_that_says_so() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let error = run(&spec(directory.path()), &Kept::default(), &Silent).unwrap_err();
     assert!(error.to_string().contains("no file in"), "{error}");
+}
+
+#[test]
+fn the_sample_documents_are_taken_but_for_the_one_that_is_damaged_on_purpose() {
+    let kept = Kept::default();
+    let spec = IngestSpec { sample: true, collection: "sample".into(), ..IngestSpec::default() };
+    let report = run(&spec, &kept, &Silent).expect("ingest");
+    assert_eq!((report.files, report.new, report.refused), (143, 200, 1));
+    let formats: Vec<Format> = report.by_format.keys().copied().collect();
+    let all = [Format::Txt, Format::Md, Format::Html, Format::Csv, Format::Jsonl, Format::Pdf, Format::Docx];
+    assert_eq!(formats, all);
+    assert!(report.text_bytes > 2_500_000, "{report:?}");
+    let refusals = kept.refusals.into_inner().expect("no panic");
+    assert!(refusals[0].name.ends_with("damaged-on-purpose.pdf"));
+    assert_eq!((refusals[0].reason, refusals[0].format), (Reason::Malformed, Some(Format::Pdf)));
+}
+
+#[test]
+fn the_same_folder_is_read_the_same_however_many_readers_there_are() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let rows: String = (0..300).map(|row| format!("{{\"text\": \"row {row}\"}}\n")).collect();
+    for number in 0..6 {
+        std::fs::write(directory.path().join(format!("{number}.jsonl")), &rows).expect("file");
+        std::fs::write(directory.path().join(format!("{number}.txt")), "x".repeat(number * 1000))
+            .expect("file");
+    }
+    let names = |threads| {
+        let kept = Kept::default();
+        let report = run(&IngestSpec { threads, ..spec(directory.path()) }, &kept, &Silent).expect("ingest");
+        assert_eq!((report.new, report.refused), (1805, 1));
+        kept.documents
+            .into_inner()
+            .expect("no panic")
+            .into_iter()
+            .map(|document| document.name)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(1), names(4));
+}
+
+/// Asks to stop as soon as anything was handed over.
+struct StopsEarly(Mutex<u64>);
+
+impl Monitor for StopsEarly {
+    fn progress(&self, progress: &Progress) {
+        *self.0.lock().expect("no panic") += u64::from(progress.done > 0);
+    }
+    fn note(&self, _: &str) {}
+    fn stop_requested(&self) -> bool {
+        *self.0.lock().expect("no panic") > 0
+    }
+}
+
+#[test]
+fn what_was_handed_over_before_a_stop_stays() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    for number in 0..600 {
+        std::fs::write(directory.path().join(format!("{number:03}.txt")), "some text").expect("file");
+    }
+    let kept = Kept::default();
+    let error = run(&spec(directory.path()), &kept, &StopsEarly(Mutex::new(0))).unwrap_err();
+    assert_eq!(error.kind(), crate::base::ErrorKind::Interrupted);
+    let documents = kept.documents.into_inner().expect("no panic").len();
+    assert!((512..600).contains(&documents), "{documents}");
+}
+
+struct Full;
+
+impl Intake for Full {
+    fn admit(&self, _: Vec<NewDocument>) -> Result<Vec<Admitted>> {
+        Err(Error::unavailable("no space left on device"))
+    }
+    fn quarantine(&self, _: Vec<Refusal>) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_full_disk_ends_the_ingest_with_that_error() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    for number in 0..100 {
+        std::fs::write(directory.path().join(format!("{number}.txt")), "text".repeat(100_000)).expect("file");
+    }
+    let error = run(&spec(directory.path()), &Full, &Silent).unwrap_err();
+    assert!(error.to_string().contains("no space left"), "{error}");
 }

@@ -52,7 +52,7 @@ fn is_damaged_utf8(source: &[u8]) -> bool {
         right += chunk.valid().chars().filter(|letter| !letter.is_ascii()).count() as u64;
         wrong += u64::from(!chunk.invalid().is_empty());
     }
-    right > 2 * wrong
+    right > 0 && right >= 2 * wrong
 }
 
 fn utf32(source: &[u8]) -> Option<String> {
