@@ -17,16 +17,15 @@ use super::{
 use crate::{
     base::{Context, Error, Id, IdKind, Monitor, Result},
     seal::{self, BLOB_OVERHEAD_BYTES},
-    text::Tokenizer,
+    text::{self, Tokenizer},
     vault::{Depot, ObjectReader},
 };
 
-/// A longer run is cut into several extents: to read a window of it, one extent is opened.
+/// A longer run is cut into several extents: to read a window of it, one extent is opened. Text without line
+/// ends may exceed it, by what the tokenizer makes of one piece.
 pub const EXTENT_TOKENS_MAX: usize = 1 << 16;
 /// Extents are gathered in memory up to this and then written as one shard.
 const SHARD_BYTES: usize = 64 << 20;
-/// Text is encoded in pieces of about this size: the encoder's memory grows with what it is given.
-const ENCODE_BYTES: usize = 64 << 10;
 /// Neighbouring extents are read together up to this when all of them are wanted.
 const READ_BYTES: usize = 2 << 20;
 
@@ -110,31 +109,6 @@ pub fn run(spec: &ExtentsSpec, depot: &dyn Depot, monitor: &dyn Monitor) -> Resu
     Ok(outcome)
 }
 
-/// The ids of a text of any length, as [`Tokenizer::encode`] gives them, with bounded memory.
-pub fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
-    let mut ids = Vec::with_capacity(text.len() / 3);
-    let mut rest = text;
-    while !rest.is_empty() {
-        let (piece, after) = rest.split_at(encoded_together(rest));
-        ids.extend(tokenizer.encode(piece)?);
-        rest = after;
-    }
-    Ok(ids)
-}
-
-/// Where a text may be cut without changing its tokens: before a letter that begins a line, where words
-/// (see `text::train::WORDS`) always end. Text without such a place is cut later, and then anywhere.
-fn encoded_together(text: &str) -> usize {
-    if text.len() <= 2 * ENCODE_BYTES {
-        return text.len();
-    }
-    let from = text.floor_char_boundary(ENCODE_BYTES);
-    let to = text.floor_char_boundary(16 * ENCODE_BYTES);
-    let line_starts = text[from..to].match_indices('\n').map(|(at, _)| from + at + 1);
-    let begins_with_letter = |at: &usize| text[*at..].chars().next().is_some_and(char::is_alphabetic);
-    line_starts.into_iter().find(begins_with_letter).unwrap_or(to)
-}
-
 /// How many bytes a stored token id takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Width {
@@ -211,13 +185,10 @@ fn misfit(entry: &Entry) -> Error {
     Error::integrity(format!("the spans of {} do not fit its text", entry.document.document))
 }
 
-/// A stretch of text as runs of at most [`EXTENT_TOKENS_MAX`] ids, each with the bytes of text it encodes.
+/// A stretch of text as runs of about [`EXTENT_TOKENS_MAX`] ids, each with the bytes of text it encodes.
 fn runs(tokenizer: &Tokenizer, stretch: &str) -> Result<Vec<(usize, Vec<u32>)>> {
     let mut runs: Vec<(usize, Vec<u32>)> = Vec::new();
-    let mut rest = stretch;
-    while !rest.is_empty() {
-        let (piece, after) = rest.split_at(encoded_together(rest));
-        rest = after;
+    for piece in text::pieces(stretch) {
         let ids = tokenizer.encode(piece)?;
         match runs.last_mut() {
             Some((bytes, run)) if run.len() + ids.len() <= EXTENT_TOKENS_MAX => {

@@ -88,14 +88,15 @@ fn erasing_a_document_takes_its_tokens_and_no_others() {
 }
 
 #[test]
-fn text_cut_for_the_encoder_gives_the_tokens_of_the_whole() {
+fn a_long_run_becomes_several_extents() {
     let Made { tokenizer, .. } = made();
-    let line = "the party  shall\n\n  give notice; 12345 of the term\r\n";
-    let text = line.repeat(6 * ENCODE_BYTES / line.len());
-    assert!(encoded_together(&text) < text.len());
-    assert_eq!(encode(&tokenizer, &text).expect("in pieces"), tokenizer.encode(&text).expect("whole"));
-    let unbroken = "é".repeat(10 * ENCODE_BYTES);
-    assert_eq!(tokenizer.decode(&encode(&tokenizer, &unbroken).expect("in pieces")), unbroken);
+    let line = "the party  shall\n\n  give notice; 12345 of the term\r\nor not. ";
+    let stretch = line.repeat(5000);
+    let runs = runs(&tokenizer, &stretch).expect("runs");
+    assert!(runs.len() > 1 && runs.iter().all(|(_, ids)| ids.len() <= EXTENT_TOKENS_MAX));
+    let ids: Vec<u32> = runs.iter().flat_map(|(_, ids)| ids.clone()).collect();
+    assert_eq!(ids, tokenizer.encode(&stretch).expect("whole"));
+    assert_eq!(runs.iter().map(|(bytes, _)| bytes).sum::<usize>(), stretch.len());
 }
 
 #[test]

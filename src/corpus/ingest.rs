@@ -151,7 +151,7 @@ enum Finding {
     Document(NewDocument),
     Refused(Refusal),
     Hidden,
-    EmptyFolder,
+    EmptyFolder(String),
     End {
         source_bytes: u64,
     },
@@ -209,7 +209,7 @@ impl Reader<'_> {
         let send = |finding| findings.send(finding).map_err(|_| Over);
         let source_bytes = match next {
             Next::Found(Found::Hidden) => return send(Finding::Hidden),
-            Next::Found(Found::EmptyFolder { .. }) => return send(Finding::EmptyFolder),
+            Next::Found(Found::EmptyFolder { path }) => return send(Finding::EmptyFolder(display(&path))),
             Next::Found(Found::Refused { path, refused }) => {
                 send(Finding::Refused(refusal(self.spec, display(&path), refused, 0)))?;
                 0
@@ -379,7 +379,10 @@ impl<'a> Handover<'a> {
             }
             Finding::Refused(refusal) => self.refusals.push(refusal),
             Finding::Hidden => self.report.hidden += 1,
-            Finding::EmptyFolder => self.report.empty_folders += 1,
+            Finding::EmptyFolder(path) => {
+                self.monitor.note(&format!("{path}: the folder is empty"));
+                self.report.empty_folders += 1;
+            }
             Finding::End { source_bytes } => {
                 self.waiting_files += 1;
                 self.waiting_source_bytes += source_bytes;

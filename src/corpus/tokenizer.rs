@@ -94,7 +94,7 @@ pub fn measure(
         let mut counted = Fertility::default();
         for text in snapshot.stretches(depot, entry, Split::HeldOut)? {
             counted.bytes += text.len() as u64;
-            counted.tokens += super::extents::encode(tokenizer, &text)?.len() as u64;
+            counted.tokens += tokenizer.encode(&text)?.len() as u64;
         }
         Ok(counted)
     };

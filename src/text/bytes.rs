@@ -13,6 +13,11 @@ pub fn char_of(byte: u8) -> char {
     char::from_u32(code).expect("all codes lie below the surrogates")
 }
 
+/// `text` written in the alphabet, a letter per byte.
+pub fn spell(text: &str) -> String {
+    text.bytes().map(char_of).collect()
+}
+
 /// The byte that `letter` stands for, or `None` where it is no letter of the alphabet.
 pub fn byte_of(letter: char) -> Option<u8> {
     match u32::from(letter) {

@@ -7,8 +7,10 @@ pub mod stream;
 pub mod template;
 pub mod tokenizer;
 pub mod train;
+mod words;
 
 pub use stream::StreamDecoder;
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::{Special, Tokenizer};
 pub use train::vocab_size_for;
+pub use words::pieces;

@@ -1,12 +1,21 @@
 //! The tokenizer itself: loading, encoding, decoding. It is the `tokenizers` crate's model behind our own
 //! checks, with a table of each token's bytes beside it, so that decoding is a concatenation.
 
-use std::{fmt, panic::AssertUnwindSafe};
+use std::{
+    collections::HashMap,
+    fmt,
+    ops::Range,
+    panic::AssertUnwindSafe,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use serde::Serialize;
-use tokenizers::{DecoderWrapper, ModelWrapper};
+use tokenizers::{DecoderWrapper, Model, ModelWrapper};
 
-use super::bytes;
+use super::{
+    bytes,
+    words::{self, Words},
+};
 use crate::base::{Context, Error, Result};
 
 /// A `tokenizer.json` larger than this is refused before it is parsed: the largest published ones have 35 MB.
@@ -54,6 +63,8 @@ pub struct Tokenizer {
     pieces: Vec<Box<[u8]>>,
     /// Special tokens and their ids, longest text first.
     specials: Vec<(String, u32)>,
+    /// For a tokenizer trained here: its words, by which it encodes several times faster than step by step.
+    words: Option<Words>,
 }
 
 /// What a vocabulary is made of, for `tokenizer show`.
@@ -136,22 +147,72 @@ impl Tokenizer {
             .map(|(id, token)| (token.content, id))
             .collect();
         specials.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.cmp(b)));
-        Ok(Self { inner, pieces, specials })
+        let words = if has_our_words(&inner)? { Some(Words::new()?) } else { None };
+        Ok(Self { inner, pieces, specials, words })
     }
 
-    /// The ids of `text`, without any special token, whatever the text says.
+    /// The ids of `text`, without any special token, whatever the text says. Memory stays bounded for a text
+    /// of any length.
     ///
     /// # Errors
     /// None for a tokenizer trained here; an imported one may carry steps that fail.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false).context("encoding text")?;
-        Ok(encoding.get_ids().to_vec())
+        let mut ids = Vec::with_capacity(text.len() / 3);
+        for piece in words::pieces(text) {
+            if !self.encode_words(piece, &mut ids)? {
+                let encoding = self.inner.encode_fast(piece, false).context("encoding text")?;
+                ids.extend_from_slice(encoding.get_ids());
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Encodes word by word, each different word once. `false`, with `ids` as they were, where this
+    /// tokenizer does not go by our words or the expression gave up.
+    fn encode_words(&self, text: &str, ids: &mut Vec<u32>) -> Result<bool> {
+        let (Some(words), before) = (&self.words, ids.len()) else { return Ok(false) };
+        let mut known: HashMap<&str, Range<usize>> = HashMap::new();
+        let mut covered_bytes = 0;
+        for word in words.split(text) {
+            covered_bytes += word.len();
+            if let Some(again) = known.get(word) {
+                ids.extend_from_within(again.clone());
+                continue;
+            }
+            let from = ids.len();
+            let tokens = self.inner.get_model().tokenize(&bytes::spell(word)).context("encoding text")?;
+            ids.extend(tokens.iter().map(|token| token.id));
+            known.insert(word, from..ids.len());
+        }
+        if covered_bytes != text.len() {
+            ids.truncate(before);
+        }
+        Ok(covered_bytes == text.len())
     }
 
     /// [`Tokenizer::encode`] of each text, in parallel over all cores.
     pub fn encode_batch(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
-        let encodings = self.inner.encode_batch_fast(texts.to_vec(), false).context("encoding texts")?;
-        Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(texts.len().max(1));
+        let next = AtomicUsize::new(0);
+        let encode_some = || {
+            let mut encoded = Vec::new();
+            while let Some((index, text)) = at(texts, next.fetch_add(1, Ordering::Relaxed)) {
+                encoded.push((index, self.encode(text)?));
+            }
+            Ok::<_, Error>(encoded)
+        };
+        let mut encoded = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(encode_some)).collect();
+            threads.into_iter().try_fold(Vec::new(), |mut all, thread| {
+                let some: Result<Vec<(usize, Vec<u32>)>> = thread
+                    .join()
+                    .unwrap_or_else(|_| Err(Error::failed("a thread that encodes text panicked")));
+                all.extend(some?);
+                Ok::<_, Error>(all)
+            })
+        })?;
+        encoded.sort_unstable_by_key(|&(index, _)| index);
+        Ok(encoded.into_iter().map(|(_, ids)| ids).collect())
     }
 
     /// Like [`Tokenizer::encode`], except that special tokens written out in `text` become their ids. For
@@ -267,6 +328,18 @@ impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tokenizer({} tokens)", self.vocab_size())
     }
+}
+
+fn at<'t>(texts: &[&'t str], index: usize) -> Option<(usize, &'t str)> {
+    texts.get(index).map(|text| (index, *text))
+}
+
+/// Whether text goes through [`Words`] and the model, and through nothing else.
+fn has_our_words(inner: &tokenizers::Tokenizer) -> Result<bool> {
+    let only_special = inner.get_added_tokens_decoder().values().all(|token| token.special);
+    Ok(only_special
+        && inner.get_normalizer().is_none()
+        && inner.get_pre_tokenizer() == Some(&words::pre_tokenizer()?))
 }
 
 fn require_byte_level(inner: &tokenizers::Tokenizer) -> Result<()> {

@@ -1,33 +1,19 @@
 //! Learning a vocabulary. Texts are streamed in and only the counts of their words are kept, within a bound
 //! on the text that is looked at; the outcome depends on the texts alone, not on threads or their order.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use tokenizers::{
-    AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior, TokenizerBuilder, TokenizerImpl,
+    AddedToken, Trainer,
     models::bpe::{BPE, BpeTrainer},
-    pre_tokenizers::{
-        byte_level::ByteLevel,
-        sequence::Sequence,
-        split::{Split, SplitPattern},
-    },
+    pre_tokenizers::byte_level::ByteLevel,
 };
 
-use super::{Special, Tokenizer, bytes};
+use super::{
+    Special, Tokenizer, bytes,
+    words::{self, Words},
+};
 use crate::base::{Context, Error, Monitor, Progress, Result};
-
-/// How text falls into words, across which no token reaches: contractions, letter runs with one leading
-/// mark or space, up to three digits, runs of other marks, line ends, white space (after cl100k of GPT-4).
-/// Runs are bounded, so that one unbroken megabyte is not one word.
-pub const WORDS: &str = concat!(
-    r"'(?i:[sdmt]|ll|ve|re)",
-    r"|[^\r\n\p{L}\p{N}]?\p{L}{1,64}",
-    r"|\p{N}{1,3}",
-    r"| ?[^\s\p{L}\p{N}]{1,64}[\r\n]{0,4}",
-    r"|\s{0,64}[\r\n]{1,64}",
-    r"|\s{1,64}(?!\S)",
-    r"|\s{1,64}",
-);
 
 /// More text than this teaches a vocabulary nothing; it also keeps the trainer's 32-bit counts in range.
 pub const SAMPLE_BYTES_MAX: u64 = 512 << 20;
@@ -62,40 +48,23 @@ impl Tokenizer {
             return Err(Error::usage(format!("a vocabulary of {vocab_size} tokens"))
                 .remedy(format!("choose from {VOCAB_MIN} to {}", super::tokenizer::VOCAB_MAX)));
         }
-        let mut untrained = untrained()?;
         let mut trainer = trainer(vocab_size);
+        let words = Words::new()?;
         let feed = Feed::new(texts, monitor);
         let mut failure = None;
-        let texts = feed.take_until(&mut failure);
-        untrained.train(&mut trainer, texts).context("training the vocabulary")?;
-        match failure {
-            Some(error) => Err(error),
-            None => Self::from_inner(untrained.into()),
+        let count = |text: &str| Ok(words.split(text).map(bytes::spell).collect());
+        trainer.feed(feed.take_until(&mut failure), count).context("counting the words")?;
+        if let Some(error) = failure {
+            return Err(error);
         }
+        let mut model = BPE::default();
+        let specials = trainer.train(&mut model).context("training the vocabulary")?;
+        let mut tokenizer = tokenizers::Tokenizer::new(model);
+        tokenizer.with_pre_tokenizer(Some(words::pre_tokenizer()?));
+        tokenizer.with_decoder(Some(ByteLevel::new(false, false, false)));
+        tokenizer.add_special_tokens(&specials);
+        Self::from_inner(tokenizer)
     }
-}
-
-type Untrained = TokenizerImpl<
-    BPE,
-    tokenizers::NormalizerWrapper,
-    PreTokenizerWrapper,
-    tokenizers::PostProcessorWrapper,
-    tokenizers::DecoderWrapper,
->;
-
-fn untrained() -> Result<Untrained> {
-    let words = Split::new(SplitPattern::Regex(WORDS.to_owned()), SplitDelimiterBehavior::Isolated, false)
-        .context("compiling the word pattern")?;
-    let byte_level = ByteLevel::new(false, false, false);
-    let mut tokenizer: Untrained = TokenizerBuilder::new()
-        .with_model(BPE::default())
-        .with_pre_tokenizer(Some(Sequence::new(vec![words.into(), byte_level.into()]).into()))
-        .with_decoder(Some(byte_level.into()))
-        .build()
-        .context("assembling the tokenizer")?;
-    // A document that says "<|eos|>" must be counted as the words it is.
-    tokenizer.set_encode_special_tokens(true);
-    Ok(tokenizer)
 }
 
 fn trainer(vocab_size: usize) -> BpeTrainer {
@@ -108,45 +77,58 @@ fn trainer(vocab_size: usize) -> BpeTrainer {
         .build()
 }
 
-/// The texts on their way into the trainer: counted, reported, and ended at the bound, an error or a stop.
+/// The texts on their way into the trainer, in pieces: counted, reported, and ended at the bound, an error or
+/// a stop.
 struct Feed<'m, I> {
     texts: I,
+    pieces: std::vec::IntoIter<String>,
     monitor: &'m dyn Monitor,
-    seen_bytes: AtomicU64,
-    started: std::time::Instant,
+    seen_bytes: u64,
+    started: Instant,
 }
 
 impl<'m, I: Iterator<Item = Result<String>> + Send> Feed<'m, I> {
     fn new(texts: I, monitor: &'m dyn Monitor) -> Self {
-        Self { texts, monitor, seen_bytes: AtomicU64::new(0), started: std::time::Instant::now() }
+        Self { texts, pieces: Vec::new().into_iter(), monitor, seen_bytes: 0, started: Instant::now() }
     }
 
     fn take_until(mut self, failure: &mut Option<Error>) -> impl Iterator<Item = String> + Send {
         std::iter::from_fn(move || {
-            if failure.is_some() || self.seen_bytes.load(Ordering::Relaxed) >= SAMPLE_BYTES_MAX {
+            if failure.is_some() || self.seen_bytes >= SAMPLE_BYTES_MAX {
                 return None;
             }
-            if self.monitor.stop_requested() {
-                *failure = Some(Error::interrupted("stopped before the vocabulary was trained"));
-                return None;
-            }
-            match self.texts.next()? {
-                Ok(text) => {
-                    let done = self.seen_bytes.fetch_add(text.len() as u64, Ordering::Relaxed);
-                    self.monitor.progress(&Progress {
-                        stage: "tokenizer".into(),
-                        done: done + text.len() as u64,
-                        unit: "byte".into(),
-                        elapsed_s: self.started.elapsed().as_secs_f64(),
-                        ..Progress::default()
-                    });
-                    Some(text)
-                }
+            match self.next_piece() {
+                Ok(piece) => piece,
                 Err(error) => {
                     *failure = Some(error);
                     None
                 }
             }
         })
+    }
+
+    fn next_piece(&mut self) -> Result<Option<String>> {
+        loop {
+            if self.monitor.stop_requested() {
+                return Err(Error::interrupted("stopped before the vocabulary was trained"));
+            }
+            if let Some(piece) = self.pieces.next() {
+                self.report(piece.len() as u64);
+                return Ok(Some(piece));
+            }
+            let Some(text) = self.texts.next() else { return Ok(None) };
+            self.pieces = words::pieces(&text?).map(str::to_owned).collect::<Vec<_>>().into_iter();
+        }
+    }
+
+    fn report(&mut self, more_bytes: u64) {
+        self.seen_bytes += more_bytes;
+        self.monitor.progress(&Progress {
+            stage: "tokenizer".to_owned(),
+            done: self.seen_bytes,
+            unit: "byte".to_owned(),
+            elapsed_s: self.started.elapsed().as_secs_f64(),
+            ..Progress::default()
+        });
     }
 }

@@ -13,12 +13,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 WORDS = (
     r"'(?i:[sdmt]|ll|ve|re)"
-    r"|[^\r\n\p{L}\p{N}]?\p{L}{1,64}"
+    r"|[^\r\n\p{L}\p{N}]?\p{L}+"
     r"|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]{1,64}[\r\n]{0,4}"
-    r"|\s{0,64}[\r\n]{1,64}"
-    r"|\s{1,64}(?!\S)"
-    r"|\s{1,64}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+"
+    r"|\s+(?!\S)"
+    r"|\s+"
 )
 SPECIAL = ["<|bos|>", "<|eos|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 VOCAB = 900
