@@ -19,7 +19,7 @@ use super::{
 use crate::{
     base::{
         Context, Error, Id, Result,
-        fs::{create_private_dir, sync_parent, write_atomic},
+        fs::{create_private_dir, remove_temporaries, sync_parent, write_atomic},
         group::Group,
     },
     seal::Signer,
@@ -67,6 +67,7 @@ impl AuditLog {
     /// [`super::verify`].
     pub fn open(directory: &Path, install: Id, signer: Signer, witness: Option<&str>) -> Result<Self> {
         create_private_dir(directory)?;
+        remove_temporaries(directory)?;
         let key = LogKey::new(install, signer.public_key());
         let segment = last_segment(directory)?;
         if segment == 0 {
@@ -240,6 +241,23 @@ fn begin_segment(directory: &Path, origin: &str, number: u64, place: &mut Place)
 }
 
 fn open_segment(directory: &Path, key: &LogKey, number: u64) -> Result<(File, Walked)> {
+    let walked = walk_signed(directory, key, number)?;
+    if walked.last_note.is_none() {
+        // It has only a header, which no signature covers yet: what is before it must lead here.
+        let before =
+            if number == 1 { Place::default() } else { walk_signed(directory, key, number - 1)?.end };
+        if walked.begin != before {
+            let size = before.tree.size();
+            return Err(Error::integrity(format!(
+                "the audit log was tampered with: segment {number} does not follow from entry {size} before it"
+            )));
+        }
+    }
+    Ok((open_for_writing(&segment_path(directory, number))?, walked))
+}
+
+/// A segment in which nothing is wrong, up to a last checkpoint whose signature is right.
+fn walk_signed(directory: &Path, key: &LogKey, number: u64) -> Result<Walked> {
     let path = segment_path(directory, number);
     let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
     let mut walked = walk(&bytes, key, number, &[])?;
@@ -247,14 +265,10 @@ fn open_segment(directory: &Path, key: &LogKey, number: u64) -> Result<(File, Wa
         return Err(wrong.into());
     }
     if let Some(note) = &walked.last_note {
-        key.open(note).map_err(|error| {
-            error.context(format!(
-                "the last checkpoint of the audit log, over {} entries",
-                walked.end.tree.size()
-            ))
-        })?;
+        let size = walked.end.tree.size();
+        key.open(note).map_err(|error| error.context(format!("the last checkpoint, over {size} entries")))?;
     }
-    Ok((open_for_writing(&path)?, walked))
+    Ok(walked)
 }
 
 /// The checkpoints that the log must reach: the one beside it and the one from elsewhere.

@@ -1,5 +1,6 @@
 //! Reading entries back, from any number on: for an index, for a page of the log. It trusts the files; whether
-//! they deserve it, [`super::verify`] says.
+//! they deserve it, [`super::verify`] says. Of a running log it may show entries that nobody was told of yet:
+//! those from `AuditLog::size` on.
 
 use std::path::{Path, PathBuf};
 

@@ -516,6 +516,34 @@ fn a_missing_or_exchanged_segment_is_named() {
     }
 }
 
+/// A header with nothing behind it is covered by no signature: opening must not build on one that was forged.
+#[test]
+fn a_forged_segment_without_entries_is_refused() {
+    let written = Written::singly();
+    let mut place = segment::Place::default();
+    (0..9u8).for_each(|n| place.tree.push([n; 32]));
+    let forged = segment::header_line(key().name(), 2, &mut place).expect("header");
+    fs::write(segment_path(written.path(), 2), forged).expect("write");
+    written.names(6, "entry 6 is missing: segment 2 begins with entry 9");
+    let opened = open(written.path()).map(|_| ()).unwrap_err();
+    assert!(
+        opened.kind() == ErrorKind::Integrity && opened.to_string().contains("does not follow"),
+        "{opened}"
+    );
+    // The one that a crash leaves, between beginning a segment and writing to it, is not refused.
+    let (_, rest) = segment::split_line(&written.files[0].1).expect("header");
+    let last = rest.split(|&byte| byte == b'\n').rfind(|line| !line.is_empty()).expect("checkpoint");
+    let mut place = segment::Place { chain: crate::seal::sha256(last), ..Default::default() };
+    for line in rest.split(|&byte| byte == b'\n').filter(|line| line.starts_with(b"{\"n\":")) {
+        place.tree.push(leaf_hash(line));
+    }
+    let honest = segment::header_line(key().name(), 2, &mut place).expect("header");
+    fs::write(segment_path(written.path(), 2), honest).expect("write");
+    assert_eq!(written.report().problems, []);
+    assert_eq!(open(written.path()).expect("opens").append(entry(6)).expect("append"), 6);
+    assert_eq!(written.report().problems, []);
+}
+
 #[test]
 fn the_newest_checkpoint_must_be_there_and_be_reached() {
     let written = Written::singly();

@@ -48,6 +48,19 @@ pub fn create_private_dir(path: &Path) -> Result<()> {
         .with_context(|| format!("creating the directory {}", path.display()))
 }
 
+/// Removes what [`write_atomic`] left in `directory` when the machine stopped in the middle of it. For whoever
+/// alone writes there, before the first write.
+pub fn remove_temporaries(directory: &Path) -> Result<()> {
+    let doing = || format!("sweeping {}", directory.display());
+    for entry in std::fs::read_dir(directory).with_context(doing)? {
+        let path = entry.with_context(doing)?.path();
+        if path.extension().is_some_and(|extension| extension == "tmp") {
+            std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
@@ -78,6 +91,17 @@ mod tests {
         write_atomic(&path, b"two").expect("second");
         assert_eq!(std::fs::read(&path).expect("read"), b"two");
         assert_eq!(std::fs::read_dir(directory.path()).expect("list").count(), 1);
+    }
+
+    #[test]
+    fn what_a_crash_left_half_written_is_swept() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("a");
+        write_atomic(&path, b"one").expect("write");
+        std::fs::write(temporary_beside(&path).expect("name"), b"tw").expect("half of it");
+        remove_temporaries(directory.path()).expect("sweep");
+        assert_eq!(std::fs::read_dir(directory.path()).expect("list").count(), 1);
+        assert!(remove_temporaries(&path).is_err());
     }
 
     #[test]

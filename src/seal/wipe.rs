@@ -31,8 +31,8 @@ unsafe fn wipe_raw(start: *mut u8, length: usize) {
 pub(super) struct Wiped<T>(T);
 
 impl<T> Wiped<T> {
-    /// Built in place by `make`. Copies that the compiler makes while building are beyond our reach; that is
-    /// why such objects live for one call only, and why core dumps are off.
+    /// Takes the object over. Copies that the compiler made while building and moving it are beyond our reach;
+    /// that is why such objects live for one call only, and why core dumps are off.
     pub(super) fn new(value: T) -> Self {
         const { assert!(!needs_drop::<T>(), "wiping would run before the destructor that reads it") };
         Self(value)

@@ -90,7 +90,6 @@ impl<W: Write> SealWriter<W> {
                 label.object, self.taken_bytes
             )));
         }
-        // The last chunk is sealed here even when it is full, and even when the object is empty.
         self.seal_batch()?;
         Ok((self.out, Sealed { label, length_bytes, header_hash: hash }))
     }

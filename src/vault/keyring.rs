@@ -69,7 +69,7 @@ pub(super) struct Claim {
 /// The vault as a whole in 32 bytes: the audit log keeps it, so that a vault put back in time is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VaultRoot {
-    /// Counts the commits of this vault.
+    /// Counts what was appended to the keyring: commits that came together count once.
     pub epoch: u64,
     pub objects: u64,
     /// SHA-256 over installation, and identifier, version and header hash of every live object in order.

@@ -9,8 +9,8 @@
 //! whole file can be put back: the vault's root in the audit log tells that.
 
 use std::{
-    fs::{File, OpenOptions},
-    os::unix::fs::FileExt,
+    fs::{File, Metadata, OpenOptions},
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -103,6 +103,30 @@ impl RingFile {
         ))
     }
 
+    /// Replaces this file by one that holds `ring` whole under a new key.
+    ///
+    /// # Errors
+    /// This file still takes commits after one, unless it is no longer the one that lies on the disk.
+    pub(super) fn replace(&mut self, root: &RootKey, ring: &Keyring) -> Result<()> {
+        match Self::rewrite(&self.path, root, ring) {
+            Ok(new) => *self = new,
+            Err(error) => {
+                // What went wrong may have gone wrong after the rename: commits to the old file would be lost.
+                if !self.lies_on_the_disk() {
+                    self.break_off(format!("it was replaced, and then: {error}"));
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn lies_on_the_disk(&self) -> bool {
+        let identity = |found: std::io::Result<Metadata>| found.ok().map(|found| (found.dev(), found.ino()));
+        let ours = identity(self.file.metadata());
+        ours.is_some() && ours == identity(std::fs::metadata(&self.path))
+    }
+
     /// Appends one commit and returns when it is on the disk.
     pub(super) fn append(&mut self, epoch: u64, changes: &[Change]) -> Result<()> {
         if let Some(why) = &self.broken {
@@ -136,8 +160,10 @@ impl RingFile {
         self.end - self.whole_end > self.whole_end.max(COMMITS_BYTES_MIN)
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// As a disk that takes nothing any more.
+    #[cfg(test)]
+    pub(super) fn fail(&mut self) {
+        self.file = File::open(&self.path).expect("it is there");
     }
 
     fn break_off(&mut self, why: String) {

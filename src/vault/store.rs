@@ -18,7 +18,7 @@ use super::{
 use crate::{
     base::{
         Context, Error, Id, IdKind, Result,
-        fs::{create_private_dir, sync_parent},
+        fs::{create_private_dir, remove_temporaries, sync_parent},
         group::Group,
     },
     seal::{Key, Label, SealReader, Signer, new_id},
@@ -111,6 +111,7 @@ impl Vault {
         let objects = data_dir.join("objects");
         let (file, ring, keyring_bytes_cut) = RingFile::open(&ring_path(data_dir), &root)?;
         create_private_dir(&objects)?;
+        remove_temporaries(&data_dir.join("keys"))?;
         let swept = Swept { keyring_bytes_cut, ..sweep(&objects, &ring)? };
         let objects_key = newest_key(&root, &ring, Purpose::Objects)?;
         Ok(Self {
@@ -245,18 +246,18 @@ impl Vault {
             // Out of its place first: were it deleted last and the machine stopped before, an unlisted file
             // would stand there, and nobody could tell it from one that was put there.
             match Step::Rename(path.clone(), temporary(&path)).run() {
-                Err(error) if path.exists() => {
-                    Commit::run(commit.undo)?;
-                    return Err(error);
-                }
+                Ok(()) => commit.undo.push(Step::Rename(temporary(&path), path.clone())),
+                Err(error) if path.exists() => return Err(commit.take_back(error)),
                 // One that is lost already is deleted all the more.
-                _ => paths.push(path.clone()),
+                Err(_) => {}
             }
             commit.changes.push(Change::Remove(id));
             commit.then.push(Step::Remove(temporary(&path)));
-            commit.undo.push(Step::Rename(temporary(&path), path));
+            paths.push(path);
         }
-        sync_directories_of(&paths)?;
+        if let Err(error) = sync_directories_of(&paths) {
+            return Err(commit.take_back(error));
+        }
         self.change(commit)
     }
 
@@ -331,25 +332,27 @@ impl Vault {
         let epoch = self.ring().epoch + 1;
         let changes: Vec<Change> = commits.iter().flat_map(|commit| commit.changes.iter().cloned()).collect();
         if let Err(error) = file.append(epoch, &changes) {
-            let undone = |commit: Commit| Commit::run(commit.undo).and(Err(error.clone()));
-            return commits.into_iter().map(undone).collect();
+            return commits.into_iter().map(|commit| Err(commit.take_back(error.clone()))).collect();
         }
         let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
         let done = commits.into_iter().map(|commit| Commit::run(commit.then)).collect();
         ring.apply(epoch, changes);
         if file.wants_rewriting() {
-            // The commits stand either way: a rewrite that fails now is tried again at the next commit.
-            if let Ok(rewritten) = RingFile::rewrite(file.path(), &self.root, &ring) {
-                *file = rewritten;
-            }
+            // The commits stand either way. A rewrite that fails is tried again at the next commit, which hears
+            // of it where it matters: when the file can take no more.
+            let _ = file.replace(&self.root, &ring);
         }
         done
     }
 
+    #[cfg(test)]
+    pub(super) fn fail(&self) {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).fail();
+    }
+
     fn rewrite_keyring(&self) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        *file = RingFile::rewrite(file.path(), &self.root, &self.ring())?;
-        Ok(())
+        file.replace(&self.root, &self.ring())
     }
 
     fn ring(&self) -> std::sync::RwLockReadGuard<'_, Keyring> {
@@ -408,8 +411,21 @@ impl Depot for Vault {
 }
 
 impl Commit {
+    /// Takes every step, also after one that failed, and says which failed first.
     fn run(steps: Vec<Step>) -> Result<()> {
-        steps.into_iter().try_for_each(Step::run)
+        let mut first = Ok(());
+        for step in steps {
+            first = first.and(step.run());
+        }
+        first
+    }
+
+    /// Undoes the preparation of a commit that failed with `error`.
+    fn take_back(self, error: Error) -> Error {
+        match Self::run(self.undo) {
+            Ok(()) => error,
+            Err(second) => error.context(format!("{second}, after this had failed")),
+        }
     }
 }
 

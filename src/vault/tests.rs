@@ -156,8 +156,8 @@ fn a_keyring_that_outgrows_its_first_record_is_rewritten_and_means_the_same() {
     let keep = put(&vault, b"kept");
     let before = fs::read(site.keyring()).expect("keyring");
     let mut longest = 0;
-    for round in 0..2000u32 {
-        vault.set_witness(vec![round as u8; 200]).expect("commit");
+    for round in 0..60u8 {
+        vault.set_witness(vec![round; 9000]).expect("commit");
         longest = longest.max(fs::metadata(site.keyring()).expect("keyring").len());
     }
     let now = fs::read(site.keyring()).expect("keyring");
@@ -166,7 +166,7 @@ fn a_keyring_that_outgrows_its_first_record_is_rewritten_and_means_the_same() {
     let root = vault.root();
     drop(vault);
     let vault = site.open();
-    assert_eq!((vault.root(), vault.witness()), (root, vec![(1999 % 256) as u8; 200]));
+    assert_eq!((vault.root(), vault.witness()), (root, vec![59; 9000]));
     assert_eq!(read(&vault, keep), b"kept");
 }
 
@@ -372,7 +372,7 @@ fn a_commit_torn_at_any_byte_is_as_if_it_had_not_been() {
     let path = vault.path(second);
     drop(vault);
     let (keyring, object) = (fs::read(site.keyring()).expect("keyring"), fs::read(&path).expect("object"));
-    for end in before..keyring.len() {
+    for end in (before..keyring.len()).step_by(7).chain([before + 7, before + 8, keyring.len() - 1]) {
         fs::write(site.keyring(), &keyring[..end]).expect("tear");
         let _ = fs::remove_file(&path);
         fs::write(temporary(&path), &object).expect("not renamed yet");
@@ -389,6 +389,82 @@ fn a_commit_torn_at_any_byte_is_as_if_it_had_not_been() {
     unfilled.resize(before + 300, 0);
     fs::write(site.keyring(), unfilled).expect("tear");
     assert_eq!(site.open().objects(), [first]);
+}
+
+#[test]
+fn a_disk_that_takes_nothing_costs_the_commit_and_nothing_else() {
+    let (site, vault) = Site::new();
+    let kept = put(&vault, b"kept");
+    vault.fail();
+    let mut object = vault.create(IdKind::Document, 4).expect("create");
+    object.write_all(b"lost").expect("write");
+    let lost = object.id();
+    assert!(vault.commit(object).is_err());
+    refused(vault.open(lost), ErrorKind::NotFound, "no object");
+    refused(vault.delete(kept), ErrorKind::Unavailable, "takes no more commits");
+    assert_eq!(read(&vault, kept), b"kept");
+    verify_names(&vault, None, &[]);
+    drop(vault);
+    let vault = site.open();
+    assert_eq!((vault.objects(), vault.swept().removed), (vec![kept], 1));
+    vault.delete(kept).expect("it takes commits again");
+}
+
+const KILL_DIRECTORY: &str = "CLOISTER_TEST_KILL_DIRECTORY";
+const KILLS: u64 = 4;
+
+/// Not a test: what the next one starts and kills. It commits, says so, and deletes.
+#[test]
+fn commits_until_it_is_killed() {
+    let Ok(directory) = std::env::var(KILL_DIRECTORY) else { return };
+    let data = PathBuf::from(directory);
+    let vault = Vault::open(&data, Vault::unseal(&data, None).expect("root")).expect("opens");
+    let mut acknowledged =
+        fs::OpenOptions::new().append(true).open(data.join("acknowledged")).expect("made by the test");
+    for step in 0..u64::MAX {
+        let id = put(&vault, &vec![step as u8; 5000]);
+        writeln!(acknowledged, "+{id}").expect("say so");
+        if step % 3 == 0 {
+            writeln!(acknowledged, "?{id}").expect("say so");
+            vault.delete(id).expect("delete");
+            writeln!(acknowledged, "-{id}").expect("say so");
+        }
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_kill_9() {
+    let (site, vault) = Site::new();
+    drop(vault);
+    let said = site.data().join("acknowledged");
+    fs::write(&said, "").expect("write");
+    for round in 0..KILLS {
+        let mut child = std::process::Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", "vault::tests::commits_until_it_is_killed", "--nocapture"])
+            .env(KILL_DIRECTORY, site.data())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("start");
+        let before = fs::metadata(&said).expect("there").len();
+        let waiting = std::time::Instant::now();
+        while fs::metadata(&said).expect("there").len() < before + 2000 + round * 333 {
+            assert!(waiting.elapsed().as_secs() < 60, "the child commits nothing");
+            std::thread::sleep(std::time::Duration::from_millis(3));
+        }
+        child.kill().expect("kill -9");
+        child.wait().expect("gone");
+        let vault = site.open();
+        verify_names(&vault, None, &[]);
+        let text = fs::read_to_string(&said).expect("read");
+        let named = |mark: char| -> std::collections::HashSet<Id> {
+            text.lines().filter_map(|line| line.strip_prefix(mark)?.parse().ok()).collect()
+        };
+        let (made, unsure, gone) = (named('+'), named('?'), named('-'));
+        let live: std::collections::HashSet<Id> = vault.objects().into_iter().collect();
+        assert!(made.iter().all(|id| live.contains(id) || unsure.contains(id)), "a commit was lost");
+        assert!(gone.iter().all(|id| !live.contains(id)), "a deletion was lost");
+        assert!(live.difference(&made).count() as u64 <= round + 1, "something came from nowhere");
+    }
 }
 
 // Tampering.
