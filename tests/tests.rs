@@ -2,8 +2,10 @@
 
 mod bad_input;
 mod command_line;
+mod docs;
 mod golden;
 mod harness;
 mod house;
 mod kills;
 mod long;
+mod road;

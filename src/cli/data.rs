@@ -8,7 +8,7 @@ use super::{
     session::Session,
 };
 use crate::{
-    base::{Context, Result, units::Bytes},
+    base::{Context, ErrorKind, Result, units::Bytes},
     work::request::{DocumentRow, Ingest, Ingested, QuarantineRow, Request, Verified},
 };
 
@@ -48,7 +48,7 @@ pub fn run(command: Command, session: &Session) -> Result<()> {
     let screen = &session.screen;
     match command {
         Command::Ingest { paths, collection, subjects, licence } => {
-            let paths = absolute(paths)?;
+            let paths = paths.into_iter().map(absolute).collect::<Result<_>>()?;
             let wanted = Ingest { paths, sample: false, collection, subjects, licence };
             let done: Ingested = session.ask(Request::DataIngest(wanted))?;
             screen.show(&done, draw_ingested)
@@ -84,10 +84,13 @@ pub fn run(command: Command, session: &Session) -> Result<()> {
 }
 
 /// A daemon stands elsewhere: what is meant must not depend on where. Symbolic links stay as they are.
-pub fn absolute(paths: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
-    let whole =
-        |path: PathBuf| std::path::absolute(&path).with_context(|| format!("finding {}", path.display()));
-    paths.into_iter().map(whole).collect()
+///
+/// # Errors
+/// `NotFound` for what is not there: a slip of the pen is not an input to be quarantined.
+pub fn absolute(path: PathBuf) -> Result<PathBuf> {
+    let finding = || format!("finding {}", path.display());
+    path.symlink_metadata().with_context(finding).map_err(|error| error.with_kind(ErrorKind::NotFound))?;
+    std::path::absolute(&path).with_context(finding)
 }
 
 /// What was taken, and what was refused with the reason for each.

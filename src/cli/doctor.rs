@@ -5,7 +5,7 @@ use std::{fs, num::NonZeroUsize, path::Path};
 
 use serde::Serialize;
 
-use super::{screen::Screen, session::Session, settings::Device};
+use super::{screen::Screen, session::Session};
 use crate::{
     base::{
         Error, Result,
@@ -48,11 +48,11 @@ pub fn run(_: Args, Session { settings, screen }: &Session) -> Result<()> {
         memory(&read("/proc/meminfo")),
         locked_memory(&read("/proc/self/limits")),
         filesystem(&settings.data_dir, &read("/proc/self/mounts")),
-        device(settings.device),
+        device(),
         speed(settings.threads),
     ];
     for check in &checks {
-        screen.show(check, |screen, check| draw(screen, check))?;
+        screen.show(check, draw)?;
     }
     match checks.iter().filter(|check| check.state == State::Bad).count() {
         0 => Ok(()),
@@ -184,15 +184,12 @@ fn filesystem(data_dir: &Path, mounts: &str) -> Check {
     }
 }
 
-fn device(asked: Device) -> Check {
-    match (asked, Driver::look()) {
-        (Device::Cuda(_), driver) => {
-            lacking("device", State::Bad, format!("CPU alone; {driver}"), "use --device cpu")
-        }
-        (_, driver @ Driver::Found { cards: 1.., .. }) => {
+fn device() -> Check {
+    match Driver::look() {
+        driver @ Driver::Found { cards: 1.., .. } => {
             lacking("device", State::Poor, format!("CPU; {driver}"), "training and serving use the CPU")
         }
-        (_, driver) => good("device", format!("CPU; {driver}")),
+        driver => good("device", format!("CPU; {driver}")),
     }
 }
 

@@ -30,7 +30,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::base::{Error, Result};
+use crate::{
+    base::{Error, Result},
+    seal,
+};
 use screen::Screen;
 use session::Session;
 use settings::{GlobalArgs, Settings};
@@ -95,7 +98,7 @@ pub fn main() -> ExitCode {
     if let Some(ended) = worker::enter(std::env::args_os()) {
         return ended;
     }
-    match run(Cli::parse()) {
+    match seal::forbid_core_dumps().and_then(|()| run(Cli::parse())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);

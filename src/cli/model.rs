@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
+    data::absolute,
     screen::{Screen, Table},
     session::{Session, run_id, time},
 };
@@ -35,6 +36,14 @@ pub enum Command {
     },
     /// Let a model go on from a prompt
     Generate(GenerateArgs),
+    /// Take a llama-like model in from a Hugging Face directory
+    Import {
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// The name it gets here
+        #[arg(long, value_name = "NAME")]
+        name: String,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -138,6 +147,10 @@ pub fn run(command: Command, session: &Session) -> Result<()> {
             screen.show(&session.ask::<ModelRow>(Request::ModelShow { model })?, draw_model)
         }
         Command::Generate(args) => generate(args, session),
+        Command::Import { directory, name } => {
+            let directory = absolute(directory)?;
+            screen.show(&session.ask::<ModelRow>(Request::ModelImport { directory, name })?, draw_model)
+        }
     }
 }
 
@@ -261,8 +274,8 @@ fn draw_model(screen: &Screen, row: &ModelRow) -> Result<()> {
 
 /// The plan's own names and numbers, one a line.
 fn draw_plan(screen: &Screen, plan: &serde_json::Value) -> Result<()> {
-    let fields = plan.as_object().into_iter().flatten();
-    fields.map(|(name, value)| screen.line(format_args!("{name:<24} {value}"))).collect()
+    let mut fields = plan.as_object().into_iter().flatten();
+    fields.try_for_each(|(name, value)| screen.line(format_args!("{name:<24} {value}")))
 }
 
 #[cfg(test)]

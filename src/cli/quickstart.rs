@@ -49,7 +49,7 @@ pub fn run(args: Args, mut session: Session) -> Result<()> {
     if !(args.minutes.is_finite() && args.minutes > 0.0) {
         return Err(Error::usage("--minutes must be above zero"));
     }
-    let paths = data::absolute(args.documents)?;
+    let paths: Vec<PathBuf> = args.documents.into_iter().map(data::absolute).collect::<Result<_>>()?;
     data_directory(&mut session)?;
     let before: Status = session.ask(Request::Status)?;
     what_is_there(&session.screen, &before)?;

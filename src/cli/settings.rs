@@ -56,7 +56,6 @@ const HEADING: &str = "Every command";
 pub struct Settings {
     pub data_dir: PathBuf,
     pub json: bool,
-    pub device: Device,
     pub threads: Option<NonZeroUsize>,
     pub unsealer: Option<Unsealer>,
     pub log: String,
@@ -80,10 +79,13 @@ impl Settings {
             None if Path::new(SYSTEM_CONFIG).exists() => ConfigFile::read(Path::new(SYSTEM_CONFIG))?,
             None => ConfigFile::default(),
         };
+        let device = args.device.or(file.device).unwrap_or(Device::Auto);
+        if let Device::Cuda(_) = device {
+            return Err(Error::usage("this version computes on the CPU alone").remedy("use --device cpu"));
+        }
         Ok(Self {
             data_dir: args.data_dir.or(file.data_dir).unwrap_or_else(|| TRIAL_DATA_DIR.into()),
             json: args.json,
-            device: args.device.or(file.device).unwrap_or(Device::Auto),
             threads: args.threads.or(file.threads),
             unsealer: unsealer(args.key_file, args.passphrase_file)
                 .or_else(|| unsealer(file.key_file, file.passphrase_file)),
@@ -171,7 +173,7 @@ mod tests {
             with_file("threads = 8\ndata_dir = \"/srv/c\"\ndevice = \"cpu\"", args).expect("valid");
         assert_eq!(settings.threads, NonZeroUsize::new(3));
         assert_eq!(settings.data_dir, Path::new("/srv/c"));
-        assert_eq!((settings.device, settings.log.as_str()), (Device::Cpu, "warn"));
+        assert_eq!(settings.log, "warn");
     }
 
     #[test]
@@ -181,6 +183,7 @@ mod tests {
             ("threads = 0", "threads"),
             ("device = \"tpu\"", "tpu"),
             ("device = \"cuda:\"", "cuda:"),
+            ("device = \"cuda:0\"", "CPU"),
             ("data_dir = 3", "data_dir"),
             ("not toml", "cloister.toml"),
         ] {

@@ -325,7 +325,7 @@ impl Leader<'_, '_, '_> {
         self.saver.finish()?;
         let (step, steps) = (self.state.step, self.job.recipe.steps);
         Ok(Error::interrupted(format!("stopped after step {step} of {steps}; its checkpoint is kept"))
-            .remedy("the same command goes on from there"))
+            .remedy("`cloister model resume` goes on from there"))
     }
 
     /// Adds to an error what is left of the run.

@@ -1,4 +1,5 @@
 //! The long tier, ignored by default: the product's own code with larger numbers. `docs/qualification.md` has the
 //! results.
 
+mod inputs_and_kills;
 mod learning_curve;

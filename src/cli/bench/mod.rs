@@ -3,16 +3,17 @@
 
 mod generate;
 mod pretrain;
+mod sealing;
 
 use std::time::Instant;
 
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 
-use super::{screen::Screen, session::Session, settings};
+use super::{screen::Screen, session::Session};
 use crate::{
     base::{
-        Error, Result,
+        Result,
         units::{Bytes, Count},
     },
     device::{Device, Pool, measure},
@@ -28,23 +29,19 @@ pub enum Command {
     Prefill(generate::Args),
     /// Writing an answer, one token after the other
     Decode(generate::Args),
+    /// Reading and writing through the vault, beside plain files
+    Sealing(sealing::Args),
 }
 
 pub fn run(command: Command, session: &Session) -> Result<()> {
-    let device = device(session)?;
+    let device = Device::cpu(session.settings.threads.map(usize::from));
     let report = match command {
         Command::Pretrain(args) => pretrain::run(&args, &device)?,
         Command::Prefill(args) => generate::prefill(&args, &device)?,
         Command::Decode(args) => generate::decode(&args, &device)?,
+        Command::Sealing(args) => return sealing::run(&args, session),
     };
     session.screen.show(&report, draw)
-}
-
-fn device(session: &Session) -> Result<Device> {
-    if let settings::Device::Cuda(_) = session.settings.device {
-        return Err(Error::usage("this version computes on the CPU alone").remedy("use --device cpu"));
-    }
-    Ok(Device::cpu(session.settings.threads.map(usize::from)))
 }
 
 /// The shape of the model, in the names of `model pretrain`.
