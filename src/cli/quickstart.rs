@@ -7,7 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{data, init, model, screen::Screen, serve, session::Session, settings::Unsealer};
+use super::{
+    data, init, model,
+    screen::{Screen, printable},
+    serve,
+    session::Session,
+    settings::Unsealer,
+};
 use crate::{
     base::{
         Error, Result,
@@ -27,6 +33,7 @@ const NAME: &str = "trial";
 const TRIAL_KEY: &str = "trial-root.key";
 const TOKEN_DAYS: u32 = 30;
 const SAMPLE_TOKENS: u32 = 120;
+const QUOTE_COLUMNS: usize = 80;
 /// A young model writes many line breaks.
 const SAMPLE_LINES_MAX: usize = 12;
 
@@ -271,7 +278,7 @@ fn serve_it(session: &Session, args: &serve::Args) -> Result<()> {
 
 /// One line that works when it is pasted, whatever the path of the certificate.
 fn curl_line(url: &str, certificate: &Path, token: &str, model: &str) -> String {
-    let body = serde_json::json!({ "model": model, "prompt": "The", "max_tokens": 60 });
+    let body = serde_json::json!({ "model": model, "prompt": "The", "max_tokens": 60, "temperature": 0.5 });
     let certificate = certificate.display().to_string();
     format!(
         "curl --cacert {} {url}/v1/completions -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' -d {}",
@@ -301,8 +308,17 @@ impl Heading<'_> {
         self.0.line(format_args!("{what:<15} {text}"))
     }
 
+    /// A line of somebody else's, folded between words.
     fn quote(&self, line: &str) -> Result<()> {
-        self.say("", super::screen::printable(line))
+        let mut folded = String::new();
+        for word in printable(line).split(' ') {
+            if !folded.is_empty() && folded.chars().count() + word.chars().count() > QUOTE_COLUMNS {
+                self.say("", std::mem::take(&mut folded))?;
+            }
+            folded += word;
+            folded.push(' ');
+        }
+        self.say("", folded.trim_end())
     }
 }
 

@@ -16,7 +16,6 @@ use crate::{
     ops::Exec,
     store::{AnswerState, Model, ObjectState, TokenizerRow},
     tensor::DType,
-    vault::Depot,
     work::{Request, Site, Unsealer, request::NewToken},
 };
 

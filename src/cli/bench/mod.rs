@@ -231,6 +231,7 @@ mod tests {
                     Command::Pretrain(args) => pretrain::run(&args, &device),
                     Command::Prefill(args) => generate::prefill(&args, &device),
                     Command::Decode(args) => generate::decode(&args, &device),
+                    Command::Sealing(_) => unreachable!("not among the words"),
                 }
                 .expect("a small model runs");
                 for number in [report.tokens_per_s, report.flops_per_s, report.bytes_per_s] {
