@@ -240,7 +240,8 @@ fn sample(session: &Session, model: &str) -> Result<()> {
         },
     }))?;
     let heading = Heading(&session.screen);
-    heading.say("\nit writes", "")?;
+    heading.say("", "")?;
+    heading.say("it writes", "")?;
     let lines = generated.text.lines().map(str::trim).filter(|line| !line.is_empty());
     lines.take(SAMPLE_LINES_MAX).try_for_each(|line| heading.quote(line))
 }
@@ -267,7 +268,8 @@ fn serve_it(session: &Session, args: &serve::Args) -> Result<()> {
             }));
         }
         let heading = Heading(&session.screen);
-        heading.say("\nserving", &url)?;
+        session.screen.line("")?;
+        heading.say("serving", &url)?;
         heading.say("fingerprint", format_args!("SHA-256 {}", bound.fingerprint))?;
         heading.say("token", format_args!("{} (for {TOKEN_DAYS} days)", token.token))?;
         heading.say("model", NAME)?;
@@ -305,7 +307,7 @@ impl Heading<'_> {
         if self.0.is_json() {
             return Ok(());
         }
-        self.0.line(format_args!("{what:<15} {text}"))
+        self.0.line(format!("{what:<15} {text}").trim_end())
     }
 
     /// A line of somebody else's, folded between words.
