@@ -72,3 +72,58 @@ fn check<T: Element>(tensor: Tensor<'_>) {
     assert_eq!(tensor.place(), Place::Host, "only host memory can be seen as a slice");
     assert_eq!(tensor.dtype(), T::DTYPE, "the tensor's elements are of another type");
 }
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+    use crate::tensor::DType;
+
+    /// Whatever reads memory that it does not hold any more, or has not written yet, computes NaN in tests.
+    #[test]
+    fn what_was_given_back_is_not_a_number() {
+        let arena = arena(1 << 16).expect("memory");
+        let mut buf = arena.take([100], DType::F32).expect("room");
+        slice_mut::<f32>(buf.view_mut()).fill(1.0);
+        let offset = buf.offset_bytes();
+        drop(buf);
+        let again = arena.take([200], DType::Bf16).expect("room");
+        assert_eq!(again.offset_bytes(), offset);
+        assert!(slice::<bf16>(again.view()).iter().all(|x| x.is_nan()));
+    }
+
+    #[test]
+    fn views_are_parts_of_their_tensor() {
+        let arena = arena(1 << 16).expect("memory");
+        let mut buf = arena.take([5, 3], DType::U32).expect("room");
+        let numbers: Vec<u32> = (0..15).collect();
+        slice_mut(buf.view_mut()).copy_from_slice(&numbers);
+        assert_eq!(slice::<u32>(buf.view().slice_rows(1..3)), &numbers[3..9]);
+        assert_eq!(slice::<u32>(buf.view().window(7, [2, 4])), &numbers[7..15]);
+        slice_mut::<u32>(buf.view_mut().slice_rows(4..5)).fill(0);
+        assert_eq!(slice::<u32>(buf.view())[11..], [11, 0, 0, 0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "of another type")]
+    fn a_slice_of_another_type_is_refused() {
+        let arena = arena(1 << 12).expect("memory");
+        let buf = arena.take([4], DType::F32).expect("room");
+        slice::<u32>(buf.view());
+    }
+
+    #[test]
+    #[should_panic(expected = "only host memory")]
+    fn a_dry_tensor_has_no_slice() {
+        let buf = Arena::dry().take([4], DType::F32).expect("no end");
+        slice::<f32>(buf.view());
+    }
+
+    #[test]
+    #[should_panic(expected = "[2, 8] from 0")]
+    fn a_view_cannot_reach_past_its_tensor() {
+        let buf = Arena::dry().take([15], DType::F32).expect("no end");
+        buf.view().window(0, [2, 8]);
+    }
+}
