@@ -1,5 +1,6 @@
 //! Lineage: typed edges from what something was made of to what was made. Documents reach a snapshot through its
-//! members and its Merkle root, not through an edge each, so that a receipt and a picture stay small.
+//! members and its Merkle root, not through an edge each, so that a receipt and a picture stay small; answers and
+//! feedback say in their own rows what they came from, and a model does not list its answers.
 
 use std::collections::HashSet;
 
@@ -93,7 +94,9 @@ impl Rows<'_> {
         let found = self.one(
             "SELECT 1 AS known WHERE EXISTS (SELECT 1 FROM objects WHERE id = ?1)
                                   OR EXISTS (SELECT 1 FROM runs WHERE id = ?1)
-                                  OR EXISTS (SELECT 1 FROM answers WHERE id = ?1)",
+                                  OR EXISTS (SELECT 1 FROM answers WHERE id = ?1)
+                                  OR EXISTS (SELECT 1 FROM feedback WHERE id = ?1)
+                                  OR EXISTS (SELECT 1 FROM jobs WHERE id = ?1)",
             [id],
             |row| get::<i64>(row, "known"),
         )?;
@@ -105,6 +108,18 @@ impl Rows<'_> {
             (Direction::Down, IdKind::Document) => {
                 "SELECT DISTINCT document AS parent, snapshot AS child, 'member of' AS relation, created_at_ms
                  FROM snapshot_members JOIN snapshots ON id = snapshot WHERE document = ?1 ORDER BY snapshot"
+            }
+            (Direction::Down, IdKind::Answer) => {
+                "SELECT answer AS parent, id AS child, 'rated by' AS relation, created_at_ms
+                 FROM feedback WHERE answer = ?1 ORDER BY id"
+            }
+            (Direction::Up, IdKind::Answer) => {
+                "SELECT model AS parent, id AS child, 'answered' AS relation, created_at_ms
+                 FROM answers WHERE id = ?1"
+            }
+            (Direction::Up, IdKind::Feedback) => {
+                "SELECT answer AS parent, id AS child, 'rated by' AS relation, created_at_ms
+                 FROM feedback WHERE id = ?1"
             }
             (Direction::Down, _) => "SELECT * FROM lineage WHERE parent = ?1 ORDER BY child, relation",
             (Direction::Up, _) => "SELECT * FROM lineage WHERE child = ?1 ORDER BY parent, relation",

@@ -205,6 +205,10 @@ fn no_planted_word_lies_in_the_files() {
             })
         })
         .unwrap();
+    let up = bench.store.read(|rows| rows.lineage(answer, Direction::Up)).unwrap();
+    assert_eq!(up.iter().map(|step| step.edge.parent).collect::<Vec<_>>(), [model]);
+    let down = bench.store.read(|rows| rows.lineage(answer, Direction::Down)).unwrap();
+    assert_eq!(down.iter().map(|step| step.edge.relation).collect::<Vec<_>>(), [Relation::Rated]);
     let found = bench.store.read(|rows| rows.answer(answer)).unwrap().unwrap();
     assert_eq!((found.prompt.as_str(), found.answer.as_str()), (planted, planted));
     assert_eq!(bench.store.read(|rows| rows.model_named(planted)).unwrap().unwrap().id, model);

@@ -1,7 +1,7 @@
 //! The admin socket: what a command asks of the daemon that holds the data directory. One connection carries
 //! one question; the answer comes after any number of progress lines, notes and pieces of text, one JSON
-//! document a line. Who may connect is settled by the file system: the socket lies in a directory that its
-//! owner alone may enter. A connection that ends before its answer asks the work to stop.
+//! document a line. Who may connect is settled twice: the socket lies in a directory that its owner alone may
+//! enter, and the kernel says who connects. A connection that ends before its answer asks the work to stop.
 
 use std::{
     fs::{DirBuilder, File},
@@ -143,6 +143,10 @@ fn answer_one(stream: &UnixStream, stop: &AtomicBool, execute: &Execute<'_>) -> 
         .context("asking who connects")?
         .uid
         .as_raw();
+    if !may_ask(uid) {
+        let refused = Error::denied(format!("user {uid} may not ask this daemon"));
+        return send(stream, &Tell::Failed(refused.remedy("ask as the user that it runs under, or as root")));
+    }
     let mut lines = Lines::new(stream, QUESTION_BYTES_MAX);
     let request = loop {
         match lines.next()? {
@@ -177,6 +181,11 @@ fn answer_one(stream: &UnixStream, stop: &AtomicBool, execute: &Execute<'_>) -> 
     });
     relay.tell(&outcome.map_or_else(Tell::Failed, Tell::Answer));
     Ok(())
+}
+
+/// The user that the daemon runs under, who holds the data directory, and root, who holds everything.
+fn may_ask(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
 }
 
 /// The monitor of work that is watched over the socket.
@@ -318,6 +327,13 @@ mod tests {
             assert_eq!(ask(daemon, Request::Status, &heard).expect("answered"), Value::from(5));
             assert_eq!(*heard.lines.lock().expect("unpoisoned"), ["one\ntwo", "three", "vier — ✓"]);
         });
+    }
+
+    #[test]
+    fn the_owner_and_root_may_ask_and_nobody_else() {
+        let own = rustix::process::geteuid().as_raw();
+        assert!(may_ask(own) && may_ask(0));
+        assert!(!may_ask(own + 1) && !may_ask(u32::MAX));
     }
 
     #[test]

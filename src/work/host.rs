@@ -37,7 +37,7 @@ const MESSAGE_WITHIN: Duration = Duration::from_secs(60);
 /// How much of what a dying worker says is kept.
 const LAST_WORDS_BYTES: usize = 4096;
 
-/// What a task may touch. Whatever its job made itself, it may also read and delete.
+/// What a task may touch. Whatever it made itself, it may also read and delete.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Leave {
     pub read: HashSet<Id>,
@@ -107,12 +107,12 @@ impl Worker {
     fn died(&mut self, status: ExitStatus) -> Error {
         let words = self.last_words.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         let words = String::from_utf8_lossy(&words);
-        let error = match (status.signal(), words.trim()) {
+        let error = match (status.signal(), panicked_at(&words)) {
             (Some(9), _) => Error::unavailable("the worker process was killed")
                 .remedy("the system may have run out of memory; what was reported done is kept"),
             (Some(signal), _) => Error::unavailable(format!("the worker process crashed (signal {signal})")),
-            (None, "") => Error::unavailable("the worker process ended without a word"),
-            (None, words) => Error::unavailable(format!("the worker process crashed: {words}")),
+            (None, None) => Error::unavailable("the worker process ended without a word"),
+            (None, Some(place)) => Error::unavailable(format!("the worker process crashed at {place}")),
         };
         error.remedy("what was reported done is kept")
     }
@@ -124,6 +124,12 @@ impl Drop for Worker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The place in the source where a process panicked. Its message stays unsaid: it may quote a document.
+pub(super) fn panicked_at(words: &str) -> Option<&str> {
+    let (_, after) = words.rsplit_once("panicked at ")?;
+    after.lines().next().map(|place| place.trim_end_matches(':'))
 }
 
 /// The end of what a process said.
@@ -146,8 +152,10 @@ pub(super) struct Host<'a> {
     socket: UnixStream,
     /// Reserved and not yet committed.
     reserved: HashSet<Id>,
-    /// What this job committed.
+    /// What this task committed.
     own: HashSet<Id>,
+    /// Of a training run: optimizer steps done, and in all.
+    steps: Option<(u64, u64)>,
 }
 
 impl<'a> Host<'a> {
@@ -158,18 +166,17 @@ impl<'a> Host<'a> {
         monitor: &'a dyn Monitor,
         socket: UnixStream,
     ) -> Self {
-        let own = warden.store.read(|rows| rows.staged_objects(job)).unwrap_or_default();
-        Self { warden, job, leave, monitor, socket, reserved: HashSet::new(), own: own.into_iter().collect() }
+        let (reserved, own) = (HashSet::new(), HashSet::new());
+        Self { warden, job, leave, monitor, socket, reserved, own, steps: None }
     }
 
     /// Serves the worker until it reports how it ended; None where it went away without.
     pub(super) fn serve(mut self, task: Task) -> Result<Option<Value>> {
         self.socket.set_read_timeout(Some(MESSAGE_WITHIN)).context("setting up a worker's socket")?;
         let served = self.send(&ToWorker::Begin(Box::new(task))).and_then(|()| self.listen());
-        for &id in &self.reserved {
-            self.warden.vault.abandon(id)?;
-        }
-        served
+        let abandoned = self.reserved.iter().try_for_each(|&id| self.warden.vault.abandon(id));
+        // What went wrong first is what must be heard.
+        served.and_then(|outcome| abandoned.map(|()| outcome))
     }
 
     fn listen(&mut self) -> Result<Option<Value>> {
@@ -188,7 +195,12 @@ impl<'a> Host<'a> {
             }
             let Some(frame) = frame::receive::<FromWorker>(&mut self.socket)? else { return Ok(None) };
             match frame.message {
-                FromWorker::Progress(progress) => self.monitor.progress(&progress),
+                FromWorker::Progress(progress) => {
+                    if progress.unit == "step" {
+                        self.steps = Some((progress.done, progress.total));
+                    }
+                    self.monitor.progress(&progress);
+                }
                 FromWorker::Note(text) => self.monitor.note(&text),
                 FromWorker::Text(piece) => self.monitor.text(&piece),
                 FromWorker::Finished(outcome) => return outcome.map(Some),
@@ -298,6 +310,9 @@ impl<'a> Host<'a> {
         let named = ids_in(fact);
         self.warden.store.write(|rows| {
             rows.set_fact(owner, kind, fact, self.warden.now_ms())?;
+            if let Some((done, total)) = self.steps.filter(|_| owner.kind() == IdKind::Run) {
+                rows.set_run_steps(owner, done, total)?;
+            }
             named.iter().filter(|id| self.own.contains(id)).try_for_each(|&id| rows.keep_object(id))
         })
     }

@@ -203,6 +203,25 @@ mod tests {
     }
 
     #[test]
+    fn the_written_matrix_says_what_is_checked() {
+        let page = include_str!("../../docs/security.md");
+        let cells =
+            |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
+        let rows: Vec<Vec<String>> = page.lines().filter(|line| line.starts_with("| `")).map(cells).collect();
+        let written = |action: Action| {
+            let named = rows.iter().filter(|row| row[0] == format!("`{action}`"));
+            let [row] = named.collect::<Vec<_>>()[..] else { panic!("{action} is not written once") };
+            row[1].split(", ").map(|role| Role::parse(role).expect("a role")).collect::<Vec<_>>()
+        };
+        for &action in Action::ALL {
+            let written = written(action);
+            for &role in Role::ALL {
+                assert_eq!(role.may(action), written.contains(&role), "{role} and {action}");
+            }
+        }
+    }
+
+    #[test]
     fn duties_are_separated() {
         for &action in Action::ALL {
             let both = |a: Role, b: Role| a.may(action) && b.may(action);

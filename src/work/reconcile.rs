@@ -4,10 +4,21 @@
 use std::collections::HashSet;
 
 use super::{host::ids_in, warden::Warden};
-use crate::base::{Id, IdKind, Result};
+use crate::{
+    auditlog::{self, Outcome},
+    base::{Error, Id, IdKind, Result},
+};
+
+/// How many of the newest entries of the audit log are held against the database.
+const ENTRIES_COMPARED: u64 = 1000;
 
 /// Returns what the administrator should hear.
+///
+/// # Errors
+/// `Integrity` where the database is older than the audit log: to put things in order after it would delete what
+/// it no longer knows.
 pub(super) fn run(warden: &Warden) -> Result<Vec<String>> {
+    refuse_an_older_database(warden)?;
     let now = warden.now_ms();
     let interrupted = warden.store.write(|rows| {
         rows.interrupt_runs(now)?;
@@ -35,6 +46,27 @@ pub(super) fn run(warden: &Warden) -> Result<Vec<String>> {
     }
     Ok(notices)
 }
+
+/// An outcome is written after its rows: what the log says was done, the database knows.
+fn refuse_an_older_database(warden: &Warden) -> Result<()> {
+    let from = warden.log.size().saturating_sub(ENTRIES_COMPARED);
+    for entry in auditlog::read(&warden.data_dir.join("audit"), from)? {
+        let (number, entry) = entry?;
+        let made = entry.object.filter(|id| MADE_WITH_ROWS.contains(&id.kind()));
+        let Some(object) = made.filter(|_| entry.outcome == Outcome::Done) else { continue };
+        if !warden.store.read(|rows| rows.is_known(object))? {
+            return Err(Error::integrity(format!(
+                "the database does not know {object}, which entry {number} of the audit log says was done: \
+                 it was put back from an older day"
+            ))
+            .remedy("restore the whole data directory from one backup"));
+        }
+    }
+    Ok(())
+}
+
+/// Kinds whose rows stay for ever.
+const MADE_WITH_ROWS: [IdKind; 3] = [IdKind::Job, IdKind::Tokenizer, IdKind::Model];
 
 /// A checkpoint is kept as long as a fact of its run names it.
 fn drop_stray_checkpoints(warden: &Warden) -> Result<()> {

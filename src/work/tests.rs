@@ -367,6 +367,52 @@ fn an_object_without_its_row_goes_and_a_row_without_its_object_is_told() {
 }
 
 #[test]
+fn a_database_put_back_from_an_older_day_is_refused_and_nothing_is_deleted() {
+    let bench = Bench::new();
+    let warden = bench.init();
+    let request = Request::Status;
+    let work = |warden: &Warden| {
+        let actor = Actor::Local { uid: 7 };
+        super::jobs::run(warden, &actor, &request, &Silent, |job| Ok(job.id)).unwrap()
+    };
+    let log = |warden: &Warden, job: Id| {
+        let entry = auditlog::Entry::new("local:7", "test", auditlog::Outcome::Done).object(job);
+        warden.audit(entry).unwrap();
+    };
+    log(&warden, work(&warden));
+    warden.store.checkpoint().unwrap();
+    drop(warden);
+    let path = bench.path("data").join("cloister.db");
+    let older = std::fs::read(&path).unwrap();
+    let warden = bench.open();
+    bench.document("a.txt", "taken in after the copy\n");
+    ingest(&bench, &warden);
+    let newer = work(&warden);
+    log(&warden, newer);
+    let objects = warden.vault.objects();
+    drop(warden);
+    std::fs::write(&path, older).unwrap();
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(bench.path("data").join(format!("cloister.db{suffix}")));
+    }
+    let error = Warden::open(&bench.site()).map(|_| ()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Integrity);
+    assert!(error.to_string().contains(&newer.to_string()), "{error}");
+    let unsealer = crate::vault::Unsealer::KeyFile(bench.path("root.key"));
+    let root = crate::vault::Vault::unseal(&bench.path("data"), Some(&unsealer)).unwrap();
+    let vault = crate::vault::Vault::open(&bench.path("data"), root).unwrap();
+    assert_eq!(vault.objects(), objects);
+}
+
+#[test]
+fn a_crash_is_told_by_its_place_and_not_by_what_it_quotes() {
+    let said =
+        "thread 'main' panicked at src/corpus/clean.rs:17:9:\nbyte index 1 is not a char boundary of `Jane`";
+    assert_eq!(super::host::panicked_at(said), Some("src/corpus/clean.rs:17:9"));
+    assert_eq!(super::host::panicked_at("out of memory"), None);
+}
+
+#[test]
 fn tokens_open_until_they_are_revoked_or_expire() {
     let bench = Bench::new();
     let warden = bench.init();

@@ -22,7 +22,7 @@ use crate::{
     auditlog::{AuditLog, Entry, Outcome},
     base::{Error, ErrorKind, Id, Monitor, Result},
     seal::{Key, Signer},
-    store::Store,
+    store::{Model, Rows, Store},
     vault::{Depot, Purpose, Vault},
 };
 
@@ -59,6 +59,25 @@ pub struct ServedModel {
     pub dataset_root: Option<String>,
     pub created_ms: u64,
     pub chat_template: Option<String>,
+}
+
+impl ServedModel {
+    /// None where it has no tokenizer to read a question with.
+    fn new(rows: &Rows<'_>, name: String, model: Model) -> Result<Option<Self>> {
+        let Some(tokenizer) = model.tokenizer else { return Ok(None) };
+        let run = model.run.map(|run| rows.run(run)).transpose()?.flatten();
+        let snapshot = run.map(|run| rows.snapshot(run.snapshot)).transpose()?.flatten();
+        Ok(Some(Self {
+            name,
+            model: model.id,
+            tokenizer,
+            run: model.run,
+            snapshot: snapshot.as_ref().map(|snapshot| snapshot.id),
+            dataset_root: snapshot.map(|snapshot| requests::hex(&snapshot.merkle_root)),
+            created_ms: model.created_at_ms,
+            chat_template: model.details["chat_template"].as_str().map(str::to_owned),
+        }))
+    }
 }
 
 impl Warden {
@@ -205,27 +224,20 @@ impl Warden {
         self.store.warnings().iter().chain(&self.notices).map(String::as_str)
     }
 
-    /// The newest model of each name that can be asked.
+    /// What can be asked: the newest model of each name, and whatever is deployed under a name.
     pub fn served_models(&self) -> Result<Vec<ServedModel>> {
         self.store.read(|rows| {
-            let mut newest = BTreeMap::new();
+            let mut served = BTreeMap::new();
             for model in rows.models()? {
-                let Some(tokenizer) = model.tokenizer else { continue };
-                let run = model.run.map(|run| rows.run(run)).transpose()?.flatten();
-                let snapshot = run.map(|run| rows.snapshot(run.snapshot)).transpose()?.flatten();
-                let served = ServedModel {
-                    name: model.name.clone(),
-                    model: model.id,
-                    tokenizer,
-                    run: model.run,
-                    snapshot: snapshot.as_ref().map(|snapshot| snapshot.id),
-                    dataset_root: snapshot.as_ref().map(|snapshot| requests::hex(&snapshot.merkle_root)),
-                    created_ms: model.created_at_ms,
-                    chat_template: model.details["chat_template"].as_str().map(str::to_owned),
-                };
-                newest.insert(model.name, served);
+                served.insert(model.name.clone(), model);
             }
-            Ok(newest.into_values().collect())
+            for deployment in rows.deployments()? {
+                if let Some(model) = rows.model(deployment.model)? {
+                    served.insert(deployment.name, model);
+                }
+            }
+            let served = served.into_iter().map(|(name, model)| ServedModel::new(rows, name, model));
+            served.filter_map(Result::transpose).collect()
         })
     }
 
