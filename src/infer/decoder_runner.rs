@@ -206,6 +206,9 @@ mod tests {
         logits.chunks_exact(VOCABULARY).map(<[f32]>::to_vec).collect()
     }
 
+    /// Tokens, past and blocks of somebody else's part.
+    type Other = (Vec<u32>, usize, Vec<u32>);
+
     /// The logits after each pass of `tokens`, whose first `prompt` are cut into pieces, run beside what
     /// `company` brings to each step.
     fn run(
@@ -213,7 +216,7 @@ mod tests {
         tokens: &[u32],
         prompt: usize,
         blocks: &[u32],
-        company: &dyn Fn(usize) -> Vec<(Vec<u32>, usize, Vec<u32>)>,
+        company: &dyn Fn(usize) -> Vec<Other>,
     ) -> Vec<Vec<f32>> {
         let mut rows = Vec::new();
         let mut past = 0;
@@ -254,7 +257,7 @@ mod tests {
                         .map(|other| {
                             let block = 100 + other as u32;
                             // Some bring one token, some a piece.
-                            let count = if (step + other) % 3 == 0 { 9 } else { 1 };
+                            let count = if (step + other).is_multiple_of(3) { 9 } else { 1 };
                             (tokens(other as u64, count), step % 5, vec![block])
                         })
                         .collect()
