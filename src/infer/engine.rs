@@ -202,6 +202,11 @@ impl Engine {
             && self.thread().as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
+    /// Whether its thread ended although nobody told it to: the model panicked.
+    pub fn has_died(&self) -> bool {
+        !self.stopping.load(Ordering::Acquire) && !self.is_ready()
+    }
+
     /// Positions that one request may take, prompt and answer together.
     pub fn context_tokens(&self) -> usize {
         self.shape.context_tokens.min(self.shape.blocks * self.shape.block_tokens)

@@ -163,6 +163,22 @@ fn a_failed_step_is_told_and_the_engine_goes_on() {
 }
 
 #[test]
+fn a_model_that_panics_takes_its_listeners_leave_and_is_known_dead() {
+    let tokenizer = tokenizer();
+    let mut model = ToyModel::new(tokenizer.vocab_size(), CONTEXT, 64);
+    model.panics_at = 1;
+    let engine = Engine::start(Box::new(model), tokenizer, EngineOptions::default()).expect("starts");
+    assert!(!engine.has_died());
+    let heard = hear(engine.submit(ask(vec![1], 10)).expect("taken"));
+    assert!(heard.ending.unwrap_err().to_string().contains("the engine stopped"));
+    while engine.is_ready() {
+        std::thread::yield_now();
+    }
+    assert!(engine.has_died());
+    assert_eq!(engine.submit(ask(vec![1], 1)).map(|_| ()).unwrap_err(), Refusal::Stopping);
+}
+
+#[test]
 fn shutting_down_finishes_what_runs_or_cancels_it_when_time_is_up() {
     let tokenizer = tokenizer();
     let slow = |tokenizer: &Tokenizer| {

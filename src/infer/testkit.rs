@@ -29,6 +29,7 @@ pub(crate) struct ToyModel {
     pub step_time: Duration,
     /// Fails at this step.
     pub fails_at: usize,
+    pub panics_at: usize,
     /// Steps so far, for tests to watch.
     pub steps: Arc<AtomicUsize>,
 }
@@ -40,6 +41,7 @@ impl ToyModel {
             pool: vec![u32::MAX; blocks * 4],
             step_time: Duration::ZERO,
             fails_at: usize::MAX,
+            panics_at: usize::MAX,
             steps: Arc::default(),
         }
     }
@@ -66,7 +68,9 @@ impl StepModel for ToyModel {
 
     fn step(&mut self, parts: &[Part<'_>], logits: &mut Vec<f32>) -> Result<()> {
         std::thread::sleep(self.step_time);
-        if self.steps.fetch_add(1, Ordering::SeqCst) == self.fails_at {
+        let step = self.steps.fetch_add(1, Ordering::SeqCst);
+        assert_ne!(step, self.panics_at, "a panic that the test asked for");
+        if step == self.fails_at {
             return Err(Error::failed("out of memory"));
         }
         for part in parts {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     auditlog::{Entry, Outcome},
-    base::{Context, Result},
+    base::{Context, Id, Result},
     device::Device,
     work::{Actor, Warden, admin},
 };
@@ -202,21 +202,28 @@ async fn note_strangers(api: &Arc<Api>) {
     }
 }
 
-/// Serves what is trained or imported while the daemon runs.
+/// Serves what is trained or imported while the daemon runs, and starts engines again that died.
 async fn watch_models(warden: Arc<Warden>, api: Arc<Api>, device: Device) {
+    let mut seen = None;
     loop {
         tokio::time::sleep(MODELS_WINDOW).await;
         let (warden, api, device) = (Arc::clone(&warden), Arc::clone(&api), device.clone());
-        let refreshing = tokio::task::spawn_blocking(move || -> Result<()> {
-            let current = api.models();
-            if !models::are_current(&warden, &current)? {
+        // A model that did not load is tried again when something changed, and not every time.
+        let refreshing = tokio::task::spawn_blocking(move || -> Result<Vec<Id>> {
+            let (wanted, current) = (models::wanted(&warden)?, api.models());
+            if seen.as_ref() != Some(&wanted) || current.iter().any(|served| served.engine.has_died()) {
                 api.replace_models(models::refresh(&warden, &current, &device)?);
             }
-            Ok(())
+            Ok(wanted)
         });
-        if let Ok(Err(error)) = refreshing.await {
-            tracing::warn!(%error, "looking for new models");
-        }
+        seen = match refreshing.await {
+            Ok(Ok(wanted)) => Some(wanted),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "looking for new models");
+                None
+            }
+            Err(_) => None,
+        };
     }
 }
 

@@ -5,21 +5,23 @@ use std::sync::Arc;
 
 use super::{api::Served, records::ModelFacts};
 use crate::{
-    base::Result,
+    base::{Id, Result},
     device::Device,
     infer::{decoder_runner::RunnerOptions, load},
     text::ChatTemplate,
     work::{ServedModel, Warden},
 };
 
-/// What should be served now, given what is: engines that still stand are kept.
+/// What should be served now, given what is: engines that still stand are kept, one that died is started again.
 ///
 /// # Errors
 /// Only where the warden cannot say what there is.
 pub fn refresh(warden: &Warden, current: &[Arc<Served>], device: &Device) -> Result<Vec<Arc<Served>>> {
     let mut served = Vec::new();
     for model in warden.served_models()? {
-        if let Some(standing) = current.iter().find(|standing| standing.facts.id == model.model) {
+        let standing =
+            current.iter().find(|served| served.facts.id == model.model && !served.engine.has_died());
+        if let Some(standing) = standing {
             served.push(Arc::clone(standing));
             continue;
         }
@@ -31,11 +33,9 @@ pub fn refresh(warden: &Warden, current: &[Arc<Served>], device: &Device) -> Res
     Ok(served)
 }
 
-/// Whether [`refresh`] would change anything.
-pub fn are_current(warden: &Warden, current: &[Arc<Served>]) -> Result<bool> {
-    let wanted = warden.served_models()?;
-    Ok(wanted.len() == current.len()
-        && wanted.iter().zip(current).all(|(wanted, current)| wanted.model == current.facts.id))
+/// The models that should be served, loaded or not: what a [`refresh`] would go by.
+pub fn wanted(warden: &Warden) -> Result<Vec<Id>> {
+    Ok(warden.served_models()?.into_iter().map(|model| model.model).collect())
 }
 
 fn open(warden: &Warden, model: &ServedModel, device: Device) -> Result<Served> {
