@@ -69,7 +69,7 @@ impl Receipt {
         Ok(SignedReceipt {
             receipt: self,
             algorithm: ALGORITHM.to_owned(),
-            public_key: hex(&signer.public_key().0),
+            public_key: key_text(&signer.public_key()),
             signature: hex(&signature),
         })
     }
@@ -90,6 +90,11 @@ impl SignedReceipt {
         key.verify(signed_text(&self.receipt)?.as_bytes(), &signature)
             .map_err(|error| error.context(format!("verifying the receipt of {}", self.receipt.answer)))
     }
+}
+
+/// A public key as receipts write it: for a file that verifiers compare with.
+pub fn key_text(key: &PublicKey) -> String {
+    hex(&key.0)
 }
 
 /// SHA-256 as receipts write it.

@@ -22,8 +22,9 @@ use super::{
 };
 use crate::{
     auditlog::{Entry, Outcome},
-    base::{Context, Id, Result},
+    base::{Context, Id, Result, fs::write_atomic},
     device::Device,
+    improve::receipt,
     work::{Actor, Warden, admin},
 };
 
@@ -71,9 +72,15 @@ pub struct Bound {
     pub models: Vec<String>,
 }
 
-/// The server's identity, made where there is none yet.
+/// The server's identity, made where there is none yet, and beside it the public key of its receipts.
 pub fn identity(warden: &Warden) -> Result<Identity> {
-    Identity::ensure(&warden.data_dir().join("keys"), &warden.purpose_key("tls")?)
+    let keys = warden.data_dir().join("keys");
+    let identity = Identity::ensure(&keys, &warden.purpose_key("tls")?)?;
+    let (path, text) = (keys.join("receipts.pub"), receipt::key_text(&warden.signer().public_key()) + "\n");
+    if std::fs::read_to_string(&path).ok().as_ref() != Some(&text) {
+        write_atomic(&path, text.as_bytes())?;
+    }
+    Ok(identity)
 }
 
 /// Serves until `stop` is set; then finishes what runs, within bounds, and returns. `ready` is called once

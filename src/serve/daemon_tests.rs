@@ -201,6 +201,8 @@ fn answers_over_tls_with_receipts_and_leaves_no_prompt_on_the_disk() {
         assert_eq!(status, 200, "{receipt}");
         let receipt: SignedReceipt = serde_json::from_str(&receipt).expect("a receipt");
         receipt.verify(&warden.signer().public_key()).expect("the appliance signed it");
+        let published = std::fs::read_to_string(warden.data_dir().join("keys/receipts.pub")).expect("a key");
+        assert_eq!(published.trim(), receipt.public_key);
         assert_eq!((receipt.receipt.answer, receipt.receipt.model_name.as_str()), (id, "rules"));
 
         let opinion = json!({"answer": id, "rating": 1, "comment": SECRET});

@@ -22,11 +22,6 @@ import time
 
 import openai
 
-try:
-    import httpx2 as httpx  # what the openai package speaks through since its version 3
-except ImportError:
-    import httpx
-
 CHECKS = 0
 
 
@@ -272,7 +267,8 @@ def main():
     arguments.add_argument("--operator-token")
     arguments.add_argument("--model")
     given = arguments.parse_args()
-    http = httpx.Client(verify=ssl.create_default_context(cafile=given.cacert), timeout=120)
+    # The HTTP client that this version of the package speaks through, whichever that is.
+    http = openai.DefaultHttpxClient(verify=ssl.create_default_context(cafile=given.cacert), timeout=120)
 
     def connect(token):
         return openai.OpenAI(base_url=f"{given.url}/v1", api_key=token, http_client=http, max_retries=0)
