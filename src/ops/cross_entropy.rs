@@ -112,23 +112,23 @@ fn softmax_cpu<T: Float>(
 }
 
 multiversion! {
-/// One row's loss; the row becomes scale * (softmax - one at the target).
-fn softmax_row<R: Real>(logits: &mut [R], target: u32, scale: R, gradient: bool) -> R {
-    if target == IGNORE {
-        if gradient {
-            logits.fill(R::ZERO);
+    /// One row's loss; the row becomes scale * (softmax - one at the target).
+    fn softmax_row<R: Real>(logits: &mut [R], target: u32, scale: R, gradient: bool) -> R {
+        if target == IGNORE {
+            if gradient {
+                logits.fill(R::ZERO);
+            }
+            return R::ZERO;
         }
-        return R::ZERO;
+        let target = target as usize;
+        let highest = max(logits, R::NEG_INFINITY);
+        let at_target = logits[target] - highest;
+        let sum = replace_and_sum(logits, |logit| (logit - highest).fast_exp::<FMA>());
+        if gradient {
+            let factor = scale / sum;
+            logits.iter_mut().for_each(|logit| *logit *= factor);
+            logits[target] += -scale;
+        }
+        sum.ln() - at_target
     }
-    let target = target as usize;
-    let highest = max(logits, R::NEG_INFINITY);
-    let at_target = logits[target] - highest;
-    let sum = replace_and_sum(logits, |logit| (logit - highest).fast_exp::<FMA>());
-    if gradient {
-        let factor = scale / sum;
-        logits.iter_mut().for_each(|logit| *logit *= factor);
-        logits[target] += -scale;
-    }
-    sum.ln() - at_target
-}
 }

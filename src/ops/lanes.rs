@@ -9,9 +9,27 @@ const LANES: usize = 64;
 /// Elements in a task: some microseconds of work, so that taking a task costs little beside it.
 const TASK_ELEMENTS: usize = 16 * 1024;
 
+/// Adds up the lanes in pairs: 64 to 32 to 16 and so on, in vectors for as long as it can.
+#[inline(always)]
+fn fold<R: Real>(mut lanes: [R; LANES]) -> R {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            let other = lanes[lane + width];
+            lanes[lane] += other;
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
 /// The sum of `term(a, b)` over two rows of one length.
 #[inline(always)]
-pub fn sum2<T: Float>(a: &[T], b: &[T], term: impl Fn(T::Acc, T::Acc) -> T::Acc) -> T::Acc {
+pub fn sum2<T: Float, U: Float<Acc = T::Acc>>(
+    a: &[T],
+    b: &[U],
+    term: impl Fn(T::Acc, T::Acc) -> T::Acc,
+) -> T::Acc {
     let mut lanes = [T::Acc::ZERO; LANES];
     let (a_whole, a_rest) = a.as_chunks::<LANES>();
     let (b_whole, b_rest) = b.as_chunks::<LANES>();
@@ -23,7 +41,7 @@ pub fn sum2<T: Float>(a: &[T], b: &[T], term: impl Fn(T::Acc, T::Acc) -> T::Acc)
     for (lane, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
         lanes[lane] += term(a.up(), b.up());
     }
-    lanes.into_iter().sum()
+    fold(lanes)
 }
 
 /// The sum of `term(a, b, c)` over three rows of one length.
@@ -41,7 +59,7 @@ pub fn sum3<T: Float>(a: &[T], b: &[T], c: &[T], term: impl Fn(T::Acc, T::Acc, T
     for (lane, ((a, b), c)) in a_rest.iter().zip(b_rest).zip(c_rest).enumerate() {
         lanes[lane] += term(a.up(), b.up(), c.up());
     }
-    lanes.into_iter().sum()
+    fold(lanes)
 }
 
 multiversion! {
@@ -79,7 +97,7 @@ pub fn replace_and_sum<R: Real>(row: &mut [R], make: impl Fn(R) -> R) -> R {
         *x = make(*x);
         lanes[lane] += *x;
     }
-    lanes.into_iter().sum()
+    fold(lanes)
 }
 
 /// Rows in a task, from the length of a row alone.

@@ -11,16 +11,19 @@ use crate::{
     device::{MatMut, MatRef, Pool, host, simd::multiversion, threads::Split},
     ops::{
         Exec, Float, Real, Write,
-        lanes::{dot, max, replace_and_sum},
+        lanes::{dot, max, replace_and_sum, sum2},
     },
     tensor::{Tensor, TensorMut},
 };
 
-/// Keys in a tile. Tiles begin at multiples of this from the sequence's first token, whatever part of it is new:
-/// a token's result does not depend on how the sequence was cut into passes.
+/// Keys in a tile. Tiles begin at multiples of this from the sequence's first token, whatever part of it is new.
+/// What a token gets depends on its own sequence and its cut into passes, never on other sequences.
 const TILE_KEYS: usize = 64;
 /// Stacked query rows in a block.
 const BLOCK_ROWS: usize = 64;
+/// So few stacked rows take keys and values from where they lie: copying them into tiles would cost more than
+/// multiplying by them.
+const DIRECT_ROWS_MAX: usize = 4;
 
 /// Where a sequence's keys and values lie.
 enum Keys<'a, T> {
@@ -39,6 +42,7 @@ enum Keys<'a, T> {
 
 impl<'a, T> Keys<'a, T> {
     /// Key and value of the sequence's token `index`.
+    #[inline(always)]
     fn row(&self, heads: Heads, head: usize, index: usize) -> (&'a [T], &'a [T]) {
         let d = heads.dim;
         match self {
@@ -130,18 +134,31 @@ fn forward_block<T: Float>(
     let mut total = vec![T::Acc::ZERO; stacked];
     let context = block.position + rows;
     for first in (0..context).step_by(TILE_KEYS) {
-        let keys = tile.load(&block.keys, heads, block.head, first..context.min(first + TILE_KEYS));
+        let range = first..context.min(first + TILE_KEYS);
+        let keys = range.len();
         let scores = &mut scores[..stacked * keys];
-        let (k, v) = (MatRef::row_major(&tile.k, keys, d), MatRef::row_major(&tile.v, keys, d));
-        let q = MatRef::row_major(&q, stacked, d);
-        T::Acc::multiply(pool, q, k.t(), MatMut::row_major(scores, stacked, keys), Write::Replace);
+        if stacked <= DIRECT_ROWS_MAX {
+            for (q, scores) in q.chunks_exact(d).zip(scores.chunks_exact_mut(keys)) {
+                direct_scores::<T>(q, &block.keys, heads, block.head, first, scores);
+            }
+        } else {
+            tile.load(&block.keys, heads, block.head, range);
+            let (q, k) = (MatRef::row_major(&q, stacked, d), MatRef::row_major(&tile.k, keys, d));
+            T::Acc::multiply(pool, q, k.t(), MatMut::row_major(scores, stacked, keys), Write::Replace);
+        }
         for (index, scores) in scores.chunks_exact_mut(keys).enumerate() {
             let seen = (block.position + index % rows + 1).saturating_sub(first).min(keys);
             let sums = &mut sums[index * d..][..d];
             soften(scores, seen, &mut highest[index], &mut total[index], sums);
         }
-        let p = MatRef::row_major(scores, stacked, keys);
-        T::Acc::multiply(pool, p, v, MatMut::row_major(&mut sums, stacked, d), Write::Add);
+        if stacked <= DIRECT_ROWS_MAX {
+            for (p, sums) in scores.chunks_exact(keys).zip(sums.chunks_exact_mut(d)) {
+                direct_sums::<T>(p, &block.keys, heads, block.head, first, sums);
+            }
+        } else {
+            let (p, v) = (MatRef::row_major(scores, stacked, keys), MatRef::row_major(&tile.v, keys, d));
+            T::Acc::multiply(pool, p, v, MatMut::row_major(&mut sums, stacked, d), Write::Add);
+        }
     }
     for (index, sums) in sums.chunks_exact(d).enumerate() {
         let (head, row) = (block.head * group + index / rows, block.rows.start + index % rows);
@@ -154,43 +171,63 @@ fn forward_block<T: Float>(
 }
 
 multiversion! {
-/// Turns a row of scores into unnormalised probabilities and rescales what was summed under a lower maximum.
-fn soften<R: Real>(scores: &mut [R], seen: usize, highest: &mut R, total: &mut R, sums: &mut [R]) {
-    let (seen, hidden) = scores.split_at_mut(seen);
-    hidden.fill(R::ZERO);
-    let now = max(seen, *highest);
-    if seen.is_empty() {
-        return;
+    /// The scores of one query with the keys from `first` on.
+    fn direct_scores<T: Float>(
+        q: &[T::Acc], keys: &Keys<T>, heads: Heads, head: usize, first: usize, scores: &mut [T::Acc],
+    ) {
+        for (index, score) in (first..).zip(scores) {
+            *score = sum2(q, keys.row(heads, head, index).0, |q, k| q * k);
+        }
     }
-    if now > *highest {
-        let faded = (*highest - now).exp();
-        sums.iter_mut().for_each(|sum| *sum *= faded);
-        *total *= faded;
-        *highest = now;
-    }
-    *total += replace_and_sum(seen, |score| (score - now).fast_exp::<FMA>());
-}
 
-/// Scores of a row to probabilities, and gradients of probabilities to gradients of scores (before scaling).
-fn differentiate<R: Real>(p: &mut [R], dp: &mut [R], scale: R, lse: R, delta: R) {
-    for (p, dp) in p.iter_mut().zip(dp) {
-        *p = (*p * scale - lse).fast_exp::<FMA>();
-        *dp = *p * (*dp - delta);
+    /// Adds the values from `first` on, each times its probability.
+    fn direct_sums<T: Float>(
+        p: &[T::Acc], keys: &Keys<T>, heads: Heads, head: usize, first: usize, sums: &mut [T::Acc],
+    ) {
+        for (index, p) in (first..).zip(p) {
+            for (sum, value) in sums.iter_mut().zip(keys.row(heads, head, index).1) {
+                *sum += *p * value.up();
+            }
+        }
     }
-}
 
-fn raise<T: Float>(from: &[T], to: &mut [T::Acc]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = from.up();
+    /// Turns a row of scores into unnormalised probabilities and rescales what was summed under a lower maximum.
+    fn soften<R: Real>(scores: &mut [R], seen: usize, highest: &mut R, total: &mut R, sums: &mut [R]) {
+        let (seen, hidden) = scores.split_at_mut(seen);
+        hidden.fill(R::ZERO);
+        let now = max(seen, *highest);
+        if seen.is_empty() {
+            return;
+        }
+        if now > *highest {
+            let faded = (*highest - now).exp();
+            sums.iter_mut().for_each(|sum| *sum *= faded);
+            *total *= faded;
+            *highest = now;
+        }
+        *total += replace_and_sum(seen, |score| (score - now).fast_exp::<FMA>());
     }
-}
 
-/// Multiplies a row and rounds it.
-fn lower<T: Float>(from: &[T::Acc], scale: T::Acc, to: &mut [T]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = T::down(*from * scale);
+    /// Scores of a row to probabilities, and gradients of probabilities to gradients of scores (before scaling).
+    fn differentiate<R: Real>(p: &mut [R], dp: &mut [R], scale: R, lse: R, delta: R) {
+        for (p, dp) in p.iter_mut().zip(dp) {
+            *p = (*p * scale - lse).fast_exp::<FMA>();
+            *dp = *p * (*dp - delta);
+        }
     }
-}
+
+    fn raise<T: Float>(from: &[T], to: &mut [T::Acc]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = from.up();
+        }
+    }
+
+    /// Multiplies a row and rounds it.
+    fn lower<T: Float>(from: &[T::Acc], scale: T::Acc, to: &mut [T]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = T::down(*from * scale);
+        }
+    }
 }
 
 /// A tile's keys and values, in the type that is computed in.
@@ -204,22 +241,15 @@ impl<R: Real> Tile<R> {
         Self { k: vec![R::ZERO; TILE_KEYS * d], v: vec![R::ZERO; TILE_KEYS * d] }
     }
 
-    /// Loads these keys of the sequence and returns how many they are.
-    fn load<T: Float<Acc = R>>(
-        &mut self,
-        keys: &Keys<T>,
-        heads: Heads,
-        head: usize,
-        range: Range<usize>,
-    ) -> usize {
+    /// Loads these keys of the sequence.
+    fn load<T: Float<Acc = R>>(&mut self, keys: &Keys<T>, heads: Heads, head: usize, range: Range<usize>) {
         let d = heads.dim;
         let places = self.k.chunks_exact_mut(d).zip(self.v.chunks_exact_mut(d));
-        for (index, (k, v)) in range.clone().zip(places) {
+        for (index, (k, v)) in range.zip(places) {
             let (key, value) = keys.row(heads, head, index);
             raise(key, k);
             raise(value, v);
         }
-        range.len()
     }
 }
 
