@@ -360,15 +360,21 @@ impl<'a> Handover<'a> {
                 self.take(finding)?;
                 if self.is_due() {
                     self.flush()?;
+                    self.heed_stop()?;
                 }
             }
-            if self.monitor.stop_requested() {
-                self.flush()?;
-                return Err(Error::interrupted(format!("stopped after {} files", self.report.files))
-                    .remedy("run the same command again: what was taken is kept and will be passed over"));
-            }
+            self.heed_stop()?;
         }
         self.flush()
+    }
+
+    fn heed_stop(&mut self) -> Result<()> {
+        if !self.monitor.stop_requested() {
+            return Ok(());
+        }
+        self.flush()?;
+        Err(Error::interrupted(format!("stopped after {} files", self.report.files))
+            .remedy("run the same command again: what was taken is kept and will be passed over"))
     }
 
     fn take(&mut self, finding: Finding) -> Result<()> {

@@ -63,6 +63,8 @@ pub struct Tokenizer {
     pieces: Vec<Box<[u8]>>,
     /// Special tokens and their ids, longest text first.
     specials: Vec<(String, u32)>,
+    /// Which ids (0..V) are special.
+    are_special: Vec<bool>,
     /// For a tokenizer trained here: its words, by which it encodes several times faster than step by step.
     words: Option<Words>,
 }
@@ -147,8 +149,15 @@ impl Tokenizer {
             .map(|(id, token)| (token.content, id))
             .collect();
         specials.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.cmp(b)));
+        let mut are_special = vec![false; pieces.len()];
+        for &(_, id) in &specials {
+            let place = are_special.get_mut(id as usize);
+            *place
+                .ok_or_else(|| Error::failed(format!("special token id {id} is not in the vocabulary")))? =
+                true;
+        }
         let words = if has_our_words(&inner)? { Some(Words::new()?) } else { None };
-        Ok(Self { inner, pieces, specials, words })
+        Ok(Self { inner, pieces, specials, are_special, words })
     }
 
     /// The ids of `text`, without any special token, whatever the text says. Memory stays bounded for a text
@@ -276,7 +285,7 @@ impl Tokenizer {
     }
 
     pub fn is_special(&self, id: u32) -> bool {
-        self.specials.iter().any(|&(_, special)| special == id)
+        self.are_special.get(id as usize).copied().unwrap_or(false)
     }
 
     pub fn summary(&self) -> Summary {

@@ -72,6 +72,8 @@ pub struct Cage {
     program: Program,
     child: Option<Running>,
     wall_max: Duration,
+    /// A child of this program has answered before: if one ends, it is a document's doing.
+    has_answered: bool,
 }
 
 #[derive(Debug)]
@@ -93,7 +95,7 @@ impl Drop for Running {
 
 impl Cage {
     pub fn new(program: Program) -> Self {
-        Self { program, child: None, wall_max: WALL_MAX }
+        Self { program, child: None, wall_max: WALL_MAX, has_answered: false }
     }
 
     /// Reads one document. What is found goes to `sink` as it comes; the outcome says what the file was, or
@@ -121,18 +123,20 @@ impl Cage {
         let keep = matches!(&outcome, Ok(Ok(_)) | Ok(Err(Refusing::Said(_))))
             && running.documents < DOCUMENTS_PER_CHILD
             && source.len() < LARGE_SOURCE_BYTES;
-        let outcome = outcome.map(|read| {
-            read.map_err(|refusing| match refusing {
-                Refusing::Said(refused) => refused,
-                Refusing::Late => Refused::new(Reason::TimedOut, format!("after {} s", wall_max.as_secs())),
-                Refusing::Gone => running.post_mortem(),
-                Refusing::Nonsense(what) => Refused::new(Reason::Crashed, what),
-            })
-        });
+        self.has_answered |= matches!(&outcome, Ok(Ok(_)) | Ok(Err(Refusing::Said(_))));
+        let refused = match outcome? {
+            Ok(format) => Ok(format),
+            Err(Refusing::Said(refused)) => Err(refused),
+            Err(Refusing::Late) => {
+                Err(Refused::new(Reason::TimedOut, format!("after {} s", wall_max.as_secs())))
+            }
+            Err(Refusing::Nonsense(what)) => Err(Refused::new(Reason::Crashed, what)),
+            Err(Refusing::Gone) => Err(running.post_mortem(self.has_answered)?),
+        };
         if !keep {
             self.child = None;
         }
-        outcome
+        Ok(refused)
     }
 }
 
@@ -232,21 +236,31 @@ impl Running {
 
     /// Why the child is gone, as far as can be told. Its own words are looked at, not repeated: they may
     /// quote the document.
-    fn post_mortem(&mut self) -> Refused {
+    ///
+    /// # Errors
+    /// When it ended by itself before it ever answered: then it is the reader that is at fault, and refusing
+    /// document after document would say the wrong thing.
+    fn post_mortem(&mut self, has_answered: bool) -> Result<Refused> {
         let status = wait_a_moment(&mut self.process);
         let signal = status.and_then(|status| status.signal());
         if signal == Some(libc::SIGXCPU) {
-            return Refused::new(Reason::TimedOut, "processor time");
+            return Ok(Refused::new(Reason::TimedOut, "processor time"));
         }
         if self.last_complaint().contains("memory allocation of") {
-            return Refused::new(Reason::OutOfMemory, format!("more than {}", limits::memory_words()));
+            return Ok(Refused::new(Reason::OutOfMemory, format!("more than {}", limits::memory_words())));
+        }
+        if let (Some(code), false) = (status.and_then(|status| status.code()), has_answered) {
+            return Err(Error::failed(format!(
+                "the process that reads documents ends at once (exit code {code})"
+            ))
+            .remedy("run `cloister doctor`: the kernel may refuse it its limits"));
         }
         let detail = match (signal, status.and_then(|status| status.code())) {
             (Some(signal), _) => format!("signal {signal}"),
             (None, Some(code)) => format!("exit code {code}"),
             (None, None) => String::new(),
         };
-        Refused::new(Reason::Crashed, detail)
+        Ok(Refused::new(Reason::Crashed, detail))
     }
 }
 

@@ -112,3 +112,17 @@ fn the_child_can_open_and_write_nothing() {
     let _ = std::fs::remove_file("/tmp/cloister-cage-test");
     assert!(status.signal().is_some() && !status.core_dumped(), "{status:?}");
 }
+
+#[test]
+fn a_reader_that_cannot_start_is_our_error_and_no_document_s() {
+    let program = |path: &str, arguments: &[&str]| Program {
+        path: path.into(),
+        arguments: arguments.iter().map(Into::into).collect(),
+        variables: Vec::new(),
+    };
+    let mut extract = |program| Cage::new(program).extract(b"text", &Options::default(), &mut |_| Ok(()));
+    let missing = extract(program("/nonexistent/cloister", &[])).expect_err("no such program");
+    assert!(missing.to_string().contains("starting the process"), "{missing}");
+    let other = extract(program("/bin/false", &[])).expect_err("not a reader");
+    assert!(other.to_string().contains("exit code 1"), "{other}");
+}
