@@ -6,7 +6,6 @@ use std::io::Read;
 
 use super::{
     checkpoint::{Copied, Named, Reading, RunState},
-    config::Precision,
     loader::Packed,
     recipe::Recipe,
     saver::Keep,
@@ -86,23 +85,21 @@ struct Optimizer {
 impl Learner {
     /// Memory for everything, all zero.
     pub fn new(exec: Exec, recipe: &Recipe) -> Result<Self> {
-        let dtype = match recipe.precision {
-            Precision::F32 => DType::F32,
-            Precision::Bf16 => DType::Bf16,
-        };
+        let formats = recipe.precision.formats();
         let positions = recipe.shape.context as usize;
-        let options = Options { dtype, recompute: recipe.recompute, positions };
+        let options = Options { dtype: formats.weights, recompute: recipe.recompute, positions };
         let decoder = Decoder::new(&exec, &recipe.shape.config(), options)?;
         let params = decoder.new_params(&exec)?;
         let grads = Grads::new(&exec, &params)?;
+        debug_assert_eq!(grads.flat().dtype(), formats.gradients);
         let zeros = |len: usize, dtype| -> Result<Buf> {
             let mut buf = exec.persistent.take([len], dtype)?;
             elementwise::zero(&exec, buf.view_mut());
             Ok(buf)
         };
         let len = decoder.table().buffer_len();
-        let moments = [zeros(len, DType::F32)?, zeros(len, DType::F32)?];
-        let master = if dtype == DType::F32 { None } else { Some(zeros(len, DType::F32)?) };
+        let moments = [zeros(len, formats.moments)?, zeros(len, formats.moments)?];
+        let master = formats.master.map(|dtype| zeros(len, dtype)).transpose()?;
         let numbers = [zeros(8, DType::F64)?, zeros(8, DType::F64)?];
         let expected = decoder.contributions(&exec)?.times(recipe.accumulate as u32);
         let Recipe { beta1, beta2, epsilon, weight_decay, clip, .. } = *recipe;

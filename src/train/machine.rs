@@ -3,26 +3,36 @@
 
 use std::time::{Duration, Instant};
 
-use crate::device::{MatMut, MatRef, Pool, gemm};
+use half::bf16;
+
+use super::config::Precision;
+use crate::device::{MatMut, MatRef, Pool, gemm, gemm::Product};
 
 /// The sides of the square products that are timed: a larger one works better on a quiet machine, a smaller one
 /// is done between two interruptions on a busy one.
 const SIDES: [usize; 3] = [384, 640, 1024];
 const MEASURE_FOR: Duration = Duration::from_millis(300);
 
-/// FLOPs per second of f32 matrix products with this pool: the fastest of those that fit in a third of a second,
-/// since a neighbour can only slow one down.
-pub fn matrix_flops_per_s(pool: &Pool) -> f64 {
+/// FLOPs per second of matrix products in the weights' type with this pool: the fastest of those that fit in a third
+/// of a second, since a neighbour can only slow one down.
+pub fn matrix_flops_per_s(pool: &Pool, precision: Precision) -> f64 {
+    match precision {
+        Precision::F32 => fastest::<f32>(pool, 0.5),
+        Precision::Bf16 => fastest::<bf16>(pool, bf16::from_f32(0.5)),
+    }
+}
+
+fn fastest<T: Product<f32, Scale = f32>>(pool: &Pool, number: T) -> f64 {
     let most = SIDES[SIDES.len() - 1].pow(2);
-    let (a, b, mut c) = (vec![0.5f32; most], vec![0.25f32; most], vec![0f32; most]);
+    let (a, b, mut c) = (vec![number; most], vec![number; most], vec![0f32; most]);
     let mut fastest = 0f64;
     let began = Instant::now();
     while began.elapsed() < MEASURE_FOR {
         for side in SIDES {
-            let square = |x| MatRef::row_major(x, side, side);
+            let of = |x| MatRef::row_major(x, side, side);
             let (a, b, c) = (&a[..side * side], &b[..side * side], &mut c[..side * side]);
             let start = Instant::now();
-            gemm(pool, 1.0, square(a), square(b), 0.0, MatMut::row_major(c, side, side));
+            gemm(pool, 1.0, of(a), of(b), 0.0, MatMut::row_major(c, side, side));
             fastest = fastest.max(2.0 * (side as f64).powi(3) / start.elapsed().as_secs_f64());
         }
     }
@@ -69,7 +79,9 @@ mod tests {
 
     #[test]
     fn a_matrix_product_takes_time() {
-        let rate = matrix_flops_per_s(&Pool::new(1));
-        assert!((1e7..1e14).contains(&rate), "{rate}");
+        for precision in [Precision::F32, Precision::Bf16] {
+            let rate = matrix_flops_per_s(&Pool::new(1), precision);
+            assert!((1e6..1e14).contains(&rate), "{precision:?}: {rate}");
+        }
     }
 }

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     base::{Error, Id, Monitor, Result, units::Bytes},
     device::Device,
+    tensor::DType,
     vault::Depot,
 };
 
@@ -63,17 +64,24 @@ pub struct Memory {
 /// measures it.
 pub const UTILISATION_ASSUMED: f64 = 0.5;
 
+/// What each kind of number is stored in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Formats {
+    /// Activations too.
+    pub weights: DType,
+    pub gradients: DType,
+    /// What the optimizer updates, where the weights themselves are too short for that.
+    pub master: Option<DType>,
+    pub moments: DType,
+}
+
 impl Precision {
-    /// Bytes per parameter of what stays: the precision table.
-    ///
-    /// | | weights | gradients | master weights | moments | reductions |
-    /// |---|---|---|---|---|---|
-    /// | f32 | f32 | f32 | none | f32, f32 | f32 and f64 |
-    /// | bf16 | bf16 | bf16 | f32 | f32, f32 | f32 and f64 |
-    pub fn bytes_per_parameter(self) -> u64 {
+    /// The precision table. Reductions are in f32 within a row and in f64 over rows, whatever the row.
+    pub fn formats(self) -> Formats {
+        let (short, full) = (DType::Bf16, DType::F32);
         match self {
-            Self::F32 => 4 + 4 + 8,
-            Self::Bf16 => 2 + 2 + 4 + 8,
+            Self::F32 => Formats { weights: full, gradients: full, master: None, moments: full },
+            Self::Bf16 => Formats { weights: short, gradients: short, master: Some(full), moments: full },
         }
     }
 }
@@ -139,7 +147,8 @@ impl Plan {
 pub fn run(spec: &PlanSpec, depot: &dyn Depot, _monitor: &dyn Monitor) -> Result<Plan> {
     let data = Data::open(spec.tokenizer, &spec.shards, depot)?;
     let device = Device::cpu(spec.threads);
-    let rate = machine::matrix_flops_per_s(device.pool());
+    let precision = spec.config.precision.unwrap_or(Precision::F32);
+    let rate = machine::matrix_flops_per_s(device.pool(), precision);
     let recipe = Recipe::settle(&spec.config, &data.facts, Some(rate * UTILISATION_ASSUMED))?;
     let plan = Plan::new(recipe, data.facts, &device, rate)?;
     plan.memory.check_fits(plan.available_bytes)?;

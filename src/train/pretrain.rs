@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     calibrate,
     checkpoint::{Reading, RunState},
-    config::RunConfig,
+    config::{Precision, RunConfig},
     data::Data,
     learner::Learner,
     machine,
@@ -129,8 +129,11 @@ impl PretrainOutcome {
 pub fn run(spec: &PretrainSpec, depot: &dyn Depot, monitor: &dyn Monitor) -> Result<PretrainOutcome> {
     let data = Data::open(spec.tokenizer, &spec.shards, depot)?;
     let device = Device::cpu(spec.threads);
-    let matrix_flops_per_s = machine::matrix_flops_per_s(device.pool());
-    let (from, state) = match newest(spec, depot, monitor)? {
+    let kept = newest(spec, depot, monitor)?;
+    let stated = spec.config.precision.unwrap_or(Precision::F32);
+    let precision = kept.as_ref().map_or(stated, |(_, state)| state.recipe.precision);
+    let matrix_flops_per_s = machine::matrix_flops_per_s(device.pool(), precision);
+    let (from, state) = match kept {
         Some((from, state)) => (Some(from), state),
         None => (None, begin(spec, &data, &device, matrix_flops_per_s, monitor)?),
     };

@@ -118,7 +118,7 @@ def picture(directory, path):
     off = abs(ours["last"] / torch["last"] - 1)
     axes.set(xlabel=f"step of {run['rows_per_step'] * run['context']} tokens", ylabel="nats per token",
              title=f"tinyshakespeare, {run['parameters'] / 1e6:.1f}M parameters, step {last} of "
-                   f"{len(run['learning_rates'])}: held-out losses {off:.2%} apart")
+                   f"{len(run['learning_rates'])}: held-out losses {off:.3%} apart")
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
