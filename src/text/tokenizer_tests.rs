@@ -16,9 +16,11 @@ pub(crate) struct Golden {
     tokenizer: Value,
     cases: Vec<(String, Vec<u32>)>,
     pub templates: BTreeMap<String, String>,
-    /// Template, messages, generation prompt, text, ids.
-    pub chats: Vec<(String, Vec<Message>, bool, String, Vec<u32>)>,
+    pub chats: Vec<Chat>,
 }
+
+/// Template, messages, generation prompt, text, ids.
+pub(crate) type Chat = (String, Vec<Message>, bool, String, Vec<u32>);
 
 pub(crate) fn golden() -> Golden {
     serde_json::from_str(include_str!("../../tests/golden/tokenizer.json")).expect("the golden file")

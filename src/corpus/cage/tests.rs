@@ -120,7 +120,7 @@ fn a_reader_that_cannot_start_is_our_error_and_no_document_s() {
         arguments: arguments.iter().map(Into::into).collect(),
         variables: Vec::new(),
     };
-    let mut extract = |program| Cage::new(program).extract(b"text", &Options::default(), &mut |_| Ok(()));
+    let extract = |program| Cage::new(program).extract(b"text", &Options::default(), &mut |_| Ok(()));
     let missing = extract(program("/nonexistent/cloister", &[])).expect_err("no such program");
     assert!(missing.to_string().contains("starting the process"), "{missing}");
     let other = extract(program("/bin/false", &[])).expect_err("not a reader");

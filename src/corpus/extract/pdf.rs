@@ -165,7 +165,7 @@ impl Lines {
             self.text.push_str("\n\n");
         } else if step > LINE_STEP && gap < SPACE_GAP {
             self.text.push('\n');
-        } else if (gap > SPACE_GAP || gap < -1.0) && !self.text.ends_with([' ', '\n']) && letter != " " {
+        } else if !(-1.0..=SPACE_GAP).contains(&gap) && !self.text.ends_with([' ', '\n']) && letter != " " {
             self.text.push(' ');
         }
     }
