@@ -30,7 +30,7 @@ pub(in super::super) trait Multiply: Element + Sized {
     ///
     /// # Safety
     /// As there.
-    unsafe fn dots<const ROWS: usize>(
+    unsafe fn dots<const ROWS: usize, const COLS: usize>(
         k: usize,
         rows: &skinny::Rows<Self>,
         columns: &skinny::Columns<Self>,
@@ -80,24 +80,24 @@ macro_rules! compiled_for {
             unsafe { compiled::<Self, O>(words, a, b, scales, c, row_stride, written) }
         }
 
-        unsafe fn dots<const ROWS: usize>(
+        unsafe fn dots<const ROWS: usize, const COLS: usize>(
             k: usize,
             rows: &skinny::Rows<Self>,
             columns: &skinny::Columns<Self>,
             out: &mut skinny::Tile,
         ) {
             #[target_feature(enable = $features)]
-            unsafe fn compiled<E: Multiply, const ROWS: usize>(
+            unsafe fn compiled<E: Multiply, const ROWS: usize, const COLS: usize>(
                 k: usize,
                 rows: &skinny::Rows<E>,
                 columns: &skinny::Columns<E>,
                 out: &mut skinny::Tile,
             ) {
                 // SAFETY: the caller's promise.
-                unsafe { skinny::dots::<E, ROWS>(k, rows, columns, out) }
+                unsafe { skinny::dots::<E, ROWS, COLS>(k, rows, columns, out) }
             }
             // SAFETY: the caller's promise.
-            unsafe { compiled::<Self, ROWS>(k, rows, columns, out) }
+            unsafe { compiled::<Self, ROWS, COLS>(k, rows, columns, out) }
         }
     };
 }
