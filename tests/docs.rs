@@ -30,6 +30,8 @@ fn commands(page: &str) -> Vec<String> {
         .map(|line| line.replace("cargo run --release -- ", "cloister "))
         .filter(|line| line.starts_with("cloister "))
         .filter(|line| !line.contains('<') && !line.starts_with("cloister worker"))
+        // A line that is signed over, and no command.
+        .filter(|line| line != "cloister receipt v1")
         .map(|line| line.split(" # ").next().unwrap_or_default().trim().to_owned())
         .collect()
 }
