@@ -19,6 +19,7 @@ mod reconcile;
 pub mod request;
 mod requests;
 mod warden;
+mod witness;
 pub mod worker;
 
 #[cfg(test)]

@@ -200,6 +200,7 @@ fn every_request_has_an_intent_and_an_outcome() {
         entries,
         [
             format!("local:{uid} init Done"),
+            "cloister vault.root Done".to_owned(),
             "local:7 status Intent".to_owned(),
             "local:7 status Done".to_owned(),
             "local:7 model.ls Intent".to_owned(),
@@ -402,6 +403,23 @@ fn a_database_put_back_from_an_older_day_is_refused_and_nothing_is_deleted() {
     let root = crate::vault::Vault::unseal(&bench.path("data"), Some(&unsealer)).unwrap();
     let vault = crate::vault::Vault::open(&bench.path("data"), root).unwrap();
     assert_eq!(vault.objects(), objects);
+}
+
+#[test]
+fn a_keyring_put_back_from_an_older_day_is_told_by_the_root_in_the_log() {
+    let bench = Bench::new();
+    let warden = bench.init();
+    let keyring = bench.path("data").join("keys/keyring");
+    let older = std::fs::read(&keyring).unwrap();
+    bench.document("a.txt", "taken in after the copy\n");
+    ingest(&bench, &warden);
+    warden.bear_witness().unwrap();
+    ask(&warden, Request::DataVerify).unwrap();
+    drop(warden);
+    std::fs::write(&keyring, older).unwrap();
+    let error = ask(&bench.open(), Request::DataVerify).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Integrity);
+    assert!(error.to_string().contains("put back in time"), "{error}");
 }
 
 #[test]

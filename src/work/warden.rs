@@ -183,11 +183,6 @@ impl Warden {
         })
     }
 
-    /// Leaves the log's newest checkpoint in the keyring: neither can be put back in time without the other.
-    pub(super) fn bear_witness(&self) -> Result<()> {
-        self.vault.set_witness(self.log.checkpoint().into_bytes())
-    }
-
     /// Whether the root key is a trial's, lying beside the data that it protects.
     pub fn has_trial_key(&self) -> bool {
         self.data_dir.join(TRIAL_KEY).exists()

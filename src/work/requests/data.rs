@@ -98,7 +98,7 @@ pub(super) fn quarantine(warden: &Warden, collection: Option<&str>) -> Result<Pe
 
 /// Every object against the keyring, and the keyring against the database.
 pub(super) fn verify(warden: &Warden, monitor: &dyn Monitor) -> Result<Performed> {
-    let report = warden.vault.verify(None, monitor)?.into_result()?;
+    let report = warden.vault.verify(warden.recorded_root()?.as_ref(), monitor)?.into_result()?;
     let kept = warden.store.read(|rows| rows.kept_objects())?;
     let mut lost: Vec<Id> = kept.into_iter().filter(|&id| !warden.vault.contains(id)).collect();
     lost.sort_unstable();
