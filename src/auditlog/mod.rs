@@ -5,9 +5,11 @@
 //!
 //! A segment, `audit/000001.log`, is lines of JSON, so that it can be read with nothing but a pager:
 //!
-//!     {"segment":1,...}            header: where in the tree the segment begins
-//!     {"n":0,"at_ms":...}          an entry; its leaf is SHA-256(0x00 | line), without the line's end
-//!     {"checkpoint":"..."}         a signed note over all entries so far, after each group
+//! ```text
+//! {"segment":1,...}            header: where in the tree the segment begins
+//! {"n":0,"at_ms":...}          an entry; its leaf is SHA-256(0x00 | line), without the line's end
+//! {"checkpoint":"..."}         a signed note over all entries so far, after each group
+//! ```
 //!
 //! A checkpoint is a C2SP signed note: origin, number of entries, root of the tree, and then, in lines of our
 //! own, the hash of the header or checkpoint line before it and the leaf of each entry since. The root vouches

@@ -1,6 +1,8 @@
 //! Small sealed values: wrapped keys, database columns, token extents. One value, one AEAD call:
 //!
-//!     format 1 (1 byte) | random nonce (12) | ciphertext | tag (16)
+//! ```text
+//! format 1 (1 byte) | random nonce (12) | ciphertext | tag (16)
+//! ```
 //!
 //! The associated data says where the value belongs, so that it cannot be moved. Nonces are random: one key
 //! seals at most 2^32 values (NIST SP 800-38D, 8.3).

@@ -2,8 +2,10 @@
 //! sealed records. The first record is the whole keyring, each later one a commit; when the commits outgrow the
 //! whole, the file is rewritten under a new key and replaced in one step.
 //!
-//!     magic (8) | format (2) | install id (17) | wrapped file key (61)
-//!     length (4) | its complement (4) | sealed record      record n has n in its associated data
+//! ```text
+//! magic (8) | format (2) | install id (17) | wrapped file key (61)
+//! length (4) | its complement (4) | sealed record      record n has n in its associated data
+//! ```
 //!
 //! A record therefore cannot be altered, moved, repeated or left out. Records can be cut off at the end, as a
 //! whole file can be put back: the vault's root in the audit log tells that.
