@@ -14,6 +14,7 @@ pub mod threads;
 use std::sync::Arc;
 
 pub use comm::Comm;
+pub use cuda::Cuda;
 pub use gemm::{MatMut, MatRef, gemm};
 pub use threads::Pool;
 
@@ -21,6 +22,7 @@ pub use threads::Pool;
 #[derive(Clone, Debug)]
 pub enum Device {
     Cpu(Arc<Pool>),
+    Cuda(Arc<Cuda>),
 }
 
 impl Device {
@@ -33,6 +35,7 @@ impl Device {
     pub fn pool(&self) -> &Pool {
         match self {
             Self::Cpu(pool) => pool,
+            Self::Cuda(cuda) => cuda.pool(),
         }
     }
 }

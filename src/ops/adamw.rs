@@ -64,6 +64,7 @@ pub fn step(
         return;
     }
     with_float!(w.dtype(), T => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(_) => step_cpu::<T>(exec, numbers, dw, (m, v), master, w),
     });
 }

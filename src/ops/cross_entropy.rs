@@ -83,6 +83,7 @@ fn softmax(
         return;
     }
     with_float!(logits.dtype(), T => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(_) => softmax_cpu::<T>(exec, logits, targets, scale, losses, gradient),
     });
 }

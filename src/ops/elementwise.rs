@@ -17,6 +17,7 @@ pub fn add(exec: &Exec, x: Tensor, y: TensorMut) {
         return;
     }
     with_float!(x.dtype(), T => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(_) => zip_cpu::<T, T>(exec, x, y, |x, y| *y = T::down(x.up() + y.up())),
     });
 }
@@ -28,6 +29,7 @@ pub fn cast(exec: &Exec, x: Tensor, y: TensorMut) {
         return;
     }
     with_float!(x.dtype(), T => with_float!(y.dtype(), U => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(_) => zip_cpu::<T, U>(exec, x, y, |x, y| {
             *y = U::down(<U as Float>::Acc::from_f64(x.up().to_f64()));
         }),
@@ -40,6 +42,7 @@ pub fn zero(exec: &Exec, y: TensorMut) {
         return;
     }
     with_float!(y.dtype(), T => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(_) => exec.pool().chunks_mut(host::slice_mut::<T>(y), rows_per_task(1), |_, y| y.fill(T::default())),
     });
 }

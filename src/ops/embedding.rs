@@ -24,6 +24,7 @@ pub fn forward(exec: &Exec, ids: Tensor, w: Tensor, y: TensorMut) {
         return;
     }
     with_float!(w.dtype(), T => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(_) => gather_cpu::<T>(exec, ids, w, y),
     });
 }
@@ -38,6 +39,7 @@ pub fn backward(exec: &Exec, dy: Tensor, ids: Tensor, dw: TensorMut, write: Writ
         return Ok(());
     }
     with_float!(dy.dtype(), T => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(_) => scatter_cpu::<T>(exec, dy, ids, dw, write),
     });
     Ok(())

@@ -16,6 +16,7 @@ pub fn forward(exec: &Exec, x: Tensor, w: Tensor, y: TensorMut) {
         return;
     }
     with_float!(x.dtype(), T => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(pool) => {
             let (a, b) = (matrix::<T>(x), matrix::<T>(w).t());
             if y.dtype() == x.dtype() {
@@ -36,6 +37,7 @@ pub fn backward_input(exec: &Exec, dy: Tensor, w: Tensor, dx: TensorMut, write: 
         return;
     }
     with_float!(dy.dtype(), T => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(pool) => T::multiply(pool, matrix(dy), matrix(w), matrix_mut(dx), write),
     });
 }
@@ -49,6 +51,7 @@ pub fn backward_weight(exec: &Exec, dy: Tensor, x: Tensor, dw: TensorMut, write:
         return;
     }
     with_float!(dy.dtype(), T => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(pool) => T::multiply(pool, matrix(dy).t(), matrix(x), matrix_mut(dw), write),
     });
 }

@@ -20,6 +20,7 @@ pub fn write(exec: &Exec, qkv: Tensor, heads: Heads, slots: Tensor, keys: Tensor
         return;
     }
     with_float!(qkv.dtype(), T => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(_) => write_cpu::<T>(exec, qkv, heads, slots, keys, values),
     });
 }

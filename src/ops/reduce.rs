@@ -19,6 +19,7 @@ pub fn sum_of_squares(exec: &Exec, x: Tensor) -> f64 {
         return 0.0;
     }
     with_float!(x.dtype(), T => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(_) => sum_cpu(exec, host::slice::<T>(x), |chunk| dot(chunk, chunk).to_f64()),
     })
 }
@@ -29,6 +30,7 @@ pub fn sum(exec: &Exec, x: Tensor) -> f64 {
         return 0.0;
     }
     with_float!(x.dtype(), T => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(_) => sum_cpu(exec, host::slice::<T>(x), |chunk| {
             chunk.iter().map(|element| element.up().to_f64()).sum()
         }),

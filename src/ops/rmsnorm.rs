@@ -30,6 +30,7 @@ pub fn forward(
         return;
     }
     with_float!(sum.dtype(), T => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(_) => forward_cpu::<T>(exec, sum, branch, w, eps, y, rstd),
     });
 }
@@ -54,6 +55,7 @@ pub fn backward(
         return Ok(());
     }
     with_float!(x.dtype(), T => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(_) => {
             backward_cpu::<T>(exec, dy, x, rstd, w, (dx, dx_write), (dw, dw_write), partials.view_mut());
         }

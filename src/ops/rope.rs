@@ -50,6 +50,7 @@ pub fn rotate(
         return;
     }
     with_float!(x.dtype(), T => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(_) => rotate_cpu::<T>(exec, x, heads, positions, table, direction),
     });
 }

@@ -17,6 +17,7 @@ pub fn forward(exec: &Exec, gate_up: Tensor, y: TensorMut) {
         return;
     }
     with_float!(gate_up.dtype(), T => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(_) => forward_cpu::<T>(exec, gate_up, y),
     });
 }
@@ -32,6 +33,7 @@ pub fn backward(exec: &Exec, dy: Tensor, gate_up: TensorMut, y: TensorMut) {
         return;
     }
     with_float!(dy.dtype(), T => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(_) => backward_cpu::<T>(exec, dy, gate_up, y),
     });
 }

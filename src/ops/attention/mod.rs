@@ -79,6 +79,7 @@ pub fn forward(
         return;
     }
     with_float!(qkv.dtype(), T => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(_) => cpu::forward::<T>(exec, qkv, heads, bounds, pages, o, lse),
     });
 }
@@ -104,6 +105,7 @@ pub fn backward(
         return Ok(());
     }
     with_float!(o.dtype(), T => match &exec.device {
+        Device::Cuda(_) => unreachable!("no CUDA half yet"),
         Device::Cpu(_) => cpu::backward::<T>(exec, dout, o, lse, qkv, heads, bounds),
     });
     Ok(())
