@@ -68,7 +68,7 @@ impl Bench {
         let mut cx = Ctx::new(exec, &self.params).with_grads(&mut self.grads);
         let (losses, saved) = self.decoder.forward_loss(&mut cx, &batch).expect("forward");
         self.decoder.backward(&mut cx, &batch, saved).expect("backward");
-        reduce::sum(exec, losses.view())
+        reduce::sum(exec, losses.view()).expect("memory")
     }
 
     fn loss(&self, tokens: &[u32], targets: &[u32], lengths: &[usize]) -> f64 {
@@ -76,7 +76,7 @@ impl Bench {
         let batch = Batch::packed(exec, tokens, lengths).expect("memory");
         let batch = batch.with_targets(exec, targets, 1.0).expect("memory");
         let losses = self.decoder.loss(&mut Ctx::new(exec, &self.params), &batch).expect("forward");
-        reduce::sum(exec, losses.view())
+        reduce::sum(exec, losses.view()).expect("memory")
     }
 
     fn grad(&self, id: ParamId) -> &[f64] {
@@ -308,8 +308,8 @@ fn the_same_seed_draws_the_same_weights_in_every_type() {
     let weights = |dtype, threads| {
         let bench = Bench::new(&wide_config(), dtype, threads, false);
         let id = bench.decoder.table().iter().next().expect("the embedding").0;
-        let rms =
-            reduce::sum_of_squares(&bench.exec, bench.params.view(id)) / bench.params.view(id).count() as f64;
+        let rms = reduce::sum_of_squares(&bench.exec, bench.params.view(id)).expect("memory")
+            / bench.params.view(id).count() as f64;
         (bench, id, rms.sqrt())
     };
     let ((single, id, rms), (double, _, _)) = (weights(DType::F32, 1), weights(DType::F64, 3));

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use crate::{
     base::{Philox, Result},
     device::host,
-    ops::{Exec, Float, Real, elementwise, with_float},
+    ops::{Exec, Float, Real, adamw, elementwise, with_float},
     tensor::{Buf, DType, Shape, Tensor, TensorMut},
 };
 
 /// Parameters begin at multiples of this many elements: of a cache line in every type.
 const ALIGNMENT: usize = 32;
+const _: () = assert!(ALIGNMENT.is_multiple_of(adamw::DECAY_BLOCK));
 /// Elements drawn from one stream of the random generator.
 const INIT_CHUNK: usize = 1 << 16;
 
@@ -92,6 +93,12 @@ impl ParamTable {
     /// Elements of a buffer that holds one number for each parameter's element, gaps included.
     pub fn buffer_len(&self) -> usize {
         self.len
+    }
+
+    /// Which elements of such a buffer decay, as [`adamw::step`] reads it.
+    pub fn decay_table(&self) -> Vec<u32> {
+        let decaying = self.params.iter().filter(|param| param.decays());
+        adamw::decay_table(self.len, decaying.map(|param| param.start..param.start + param.shape.count()))
     }
 
     /// The number of parameters in the sense of "a 10M model".

@@ -2,13 +2,18 @@
 //! gradient at once, and that is multiplied back before the next chunk. No buffer of `[N,V]` is ever made.
 
 use super::{
-    Exec, Float, Real, Write, elementwise,
+    Exec, Float, Real, Write, card, elementwise,
     lanes::{each, max, replace_and_sum, rows_per_task},
     matmul, with_float,
 };
 use crate::{
     base::Result,
-    device::{Device, host, simd::multiversion},
+    device::{
+        Device,
+        cuda::{Arg, Grid},
+        host,
+        simd::multiversion,
+    },
     tensor::{Tensor, TensorMut},
 };
 
@@ -17,11 +22,27 @@ pub const IGNORE: u32 = u32::MAX;
 
 /// Logits in a chunk: enough rows for an efficient product, few enough to stay small beside the activations.
 const CHUNK_LOGITS: usize = 8 << 20;
+/// On a card a chunk must keep every multiprocessor busy.
+const CHUNK_LOGITS_CARD: usize = 64 << 20;
+/// Also what chunks are a multiple of, so that no tile of a product is mostly empty.
 const CHUNK_ROWS_MIN: usize = 128;
+/// Threads of the block that a row is given on a card.
+const ROW_THREADS: u32 = 1024;
 
 /// Rows of which the logits exist at once.
-pub fn chunk_rows(rows: usize, vocabulary: usize) -> usize {
-    (CHUNK_LOGITS / vocabulary).max(CHUNK_ROWS_MIN).min(rows).max(1)
+pub fn chunk_rows(device: &Device, rows: usize, vocabulary: usize) -> usize {
+    let chunk = match device {
+        Device::Cpu(_) => CHUNK_LOGITS / vocabulary,
+        Device::Cuda(_) => CHUNK_LOGITS_CARD / vocabulary / CHUNK_ROWS_MIN * CHUNK_ROWS_MIN,
+    };
+    chunk.max(CHUNK_ROWS_MIN).min(rows).max(1)
+}
+
+/// Where the gradient of the logits goes.
+enum Gradient<'a> {
+    Nowhere,
+    InPlace,
+    To(TensorMut<'a>),
 }
 
 /// losses\[i\] = -ln softmax(x\[i\] wᵀ)\[targets\[i\]\], zero where the target is [`IGNORE`].
@@ -40,7 +61,7 @@ pub fn head(
 ) -> Result<()> {
     let (n, v, dtype) = (x.rows(), w.rows(), x.dtype());
     assert_eq!((w.row_count(), targets.count(), losses.rows()), (x.row_count(), n, n));
-    let rows = chunk_rows(n, v);
+    let rows = chunk_rows(&exec.device, n, v);
     let mut logits = exec.take([rows, v], dtype.accumulator())?;
     // In a short type the gradient needs a place of its own; otherwise it stays where the logits were.
     let mut short = match &dw {
@@ -53,14 +74,15 @@ pub fn head(
         let mut x = x.reborrow().slice_rows(range.clone());
         matmul::forward(exec, x.as_ref(), w, logits.reborrow());
         let losses = losses.reborrow().slice_rows(range.clone());
-        softmax(exec, logits.reborrow(), targets.slice_rows(range.clone()), scale, losses, dw.is_some());
+        let gradient = match (&dw, &mut short) {
+            (None, _) => Gradient::Nowhere,
+            (Some(_), None) => Gradient::InPlace,
+            (Some(_), Some(short)) => Gradient::To(short.view_mut().slice_rows(0..range.len())),
+        };
+        softmax(exec, logits.reborrow(), targets.slice_rows(range.clone()), scale, losses, gradient);
         let Some((dw, write)) = &mut dw else { continue };
-        let dlogits = match &mut short {
-            Some(short) => {
-                let mut short = short.view_mut().slice_rows(0..range.len());
-                elementwise::cast(exec, logits.as_ref(), short.reborrow());
-                short.freeze()
-            }
+        let dlogits = match &short {
+            Some(short) => short.view().slice_rows(0..range.len()),
             None => logits.freeze(),
         };
         matmul::backward_weight(exec, dlogits, x.as_ref(), dw.reborrow(), *write);
@@ -70,22 +92,40 @@ pub fn head(
     Ok(())
 }
 
-/// Writes the rows' losses and, if asked, replaces the logits with their gradient.
+/// Writes the rows' losses and the gradient of the logits. The logits are then no more.
 fn softmax(
     exec: &Exec,
-    logits: TensorMut,
+    mut logits: TensorMut,
     targets: Tensor,
     scale: Tensor,
     losses: TensorMut,
-    gradient: bool,
+    gradient: Gradient,
 ) {
     if exec.is_dry() {
         return;
     }
-    with_float!(logits.dtype(), T => match &exec.device {
-        Device::Cuda(_) => unreachable!("no CUDA half yet"),
-        Device::Cpu(_) => softmax_cpu::<T>(exec, logits, targets, scale, losses, gradient),
-    });
+    match &exec.device {
+        Device::Cpu(_) => {
+            let wanted = !matches!(gradient, Gradient::Nowhere);
+            with_float!(logits.dtype(), T => {
+                softmax_cpu::<T>(exec, logits.reborrow(), targets, scale, losses, wanted);
+            });
+            if let Gradient::To(short) = gradient {
+                elementwise::cast(exec, logits.as_ref(), short);
+            }
+        }
+        Device::Cuda(cuda) => {
+            let (to, dtype) = match &gradient {
+                Gradient::Nowhere => (Arg::NULL, logits.dtype()),
+                Gradient::InPlace => ((&logits).into(), logits.dtype()),
+                Gradient::To(short) => (short.into(), short.dtype()),
+            };
+            let v = logits.row_count().into();
+            let args = [(&logits).into(), to, targets.into(), scale.into(), (&losses).into(), v];
+            let grid = Grid::linear(logits.rows(), ROW_THREADS);
+            card::launch(cuda, "cross_entropy_softmax", dtype, grid, &args);
+        }
+    }
 }
 
 fn softmax_cpu<T: Float>(

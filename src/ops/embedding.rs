@@ -1,14 +1,14 @@
 //! Rows of a table chosen by token id; backward adds each row's gradient to the id's row of the table.
 
 use super::{
-    Exec, Float, Real, Write,
+    Exec, Float, Real, Write, card, elementwise,
     lanes::{each, each_numbered, rows_per_task},
     with_float,
 };
 use crate::{
     base::Result,
-    device::{Device, host},
-    tensor::{Tensor, TensorMut},
+    device::{Cuda, Device, cuda::Grid, host},
+    tensor::{Buf, DType, Tensor, TensorMut},
 };
 
 /// The vocabulary is cut into this many ranges, one a task: each looks at all ids and keeps its own.
@@ -23,10 +23,14 @@ pub fn forward(exec: &Exec, ids: Tensor, w: Tensor, y: TensorMut) {
     if exec.is_dry() {
         return;
     }
-    with_float!(w.dtype(), T => match &exec.device {
-        Device::Cuda(_) => unreachable!("no CUDA half yet"),
-        Device::Cpu(_) => gather_cpu::<T>(exec, ids, w, y),
-    });
+    match &exec.device {
+        Device::Cpu(_) => with_float!(w.dtype(), T => gather_cpu::<T>(exec, ids, w, y)),
+        Device::Cuda(cuda) => {
+            let args = [ids.into(), w.into(), (&y).into(), y.rows().into(), y.row_count().into()];
+            let grid = card::elements(y.shape().count(), y.dtype());
+            card::launch(cuda, "embedding_forward", y.dtype(), grid, &args);
+        }
+    }
 }
 
 /// Shapes: dy `[N,C]`; ids `[N]`; dw `[V,C]`. Rows of one id are added in the order of the batch.
@@ -35,14 +39,81 @@ pub fn forward(exec: &Exec, ids: Tensor, w: Tensor, y: TensorMut) {
 /// Where a device wants workspace that is not there.
 pub fn backward(exec: &Exec, dy: Tensor, ids: Tensor, dw: TensorMut, write: Write) -> Result<()> {
     assert_eq!((ids.count(), dw.row_count()), (dy.rows(), dy.row_count()));
-    if exec.is_dry() {
-        return Ok(());
+    match &exec.device {
+        Device::Cpu(_) if exec.is_dry() => {}
+        Device::Cpu(_) => with_float!(dy.dtype(), T => scatter_cpu::<T>(exec, dy, ids, dw, write)),
+        Device::Cuda(cuda) => {
+            let mut lists = Lists::take(exec, ids.count(), &dw)?;
+            if !exec.is_dry() {
+                lists.fill(cuda, ids);
+                lists.sum(cuda, dy, ids, dw, write);
+            }
+        }
     }
-    with_float!(dy.dtype(), T => match &exec.device {
-        Device::Cuda(_) => unreachable!("no CUDA half yet"),
-        Device::Cpu(_) => scatter_cpu::<T>(exec, dy, ids, dw, write),
-    });
     Ok(())
+}
+
+/// The batch's rows by id, see `kernels/embedding.cu`, and what its kernels need on the way.
+struct Lists {
+    /// `[V]`
+    counts: Buf,
+    /// `[V+1]`: where each id's rows begin in the list.
+    starts: Buf,
+    /// `[N]`
+    unordered: Buf,
+    /// `[N]`
+    ordered: Buf,
+    /// `[2*chunks,C]` in f32
+    partials: Buf,
+}
+
+/// Rows of the list that a block sums on a card.
+const CHUNK: usize = 32;
+
+impl Lists {
+    fn take(exec: &Exec, rows: usize, dw: &TensorMut) -> Result<Self> {
+        let (v, c) = (dw.rows(), dw.row_count());
+        Ok(Self {
+            counts: exec.take([v], DType::U32)?,
+            starts: exec.take([v + 1], DType::U32)?,
+            unordered: exec.take([rows], DType::U32)?,
+            ordered: exec.take([rows], DType::U32)?,
+            partials: exec.take([2 * rows.div_ceil(CHUNK), c], DType::F32)?,
+        })
+    }
+
+    /// Lists the rows of each id, in ascending order.
+    fn fill(&mut self, cuda: &Cuda, ids: Tensor) {
+        let (n, each_row) = (ids.count(), card::threads(ids.count()));
+        let run = |kernel, grid, args: &[_]| card::launch(cuda, kernel, DType::F32, grid, args);
+        elementwise::zero_cuda(cuda, self.counts.view_mut());
+        let v = self.counts.shape().count();
+        let (counts, starts) = (&self.counts.view_mut(), &self.starts.view_mut());
+        let (unordered, ordered) = (&self.unordered.view_mut(), &self.ordered.view_mut());
+        run("embedding_count", each_row, &[ids.into(), counts.into(), n.into()]);
+        run("embedding_starts", Grid::linear(1, 1024), &[counts.into(), starts.into(), v.into()]);
+        let args = [ids.into(), starts.into(), counts.into(), unordered.into(), n.into()];
+        run("embedding_place", each_row, &args);
+        let args = [ids.into(), starts.into(), unordered.into(), ordered.into(), n.into()];
+        run("embedding_order", each_row, &args);
+    }
+
+    /// Adds up the gradients of each id's rows.
+    fn sum(&mut self, cuda: &Cuda, dy: Tensor, ids: Tensor, mut dw: TensorMut, write: Write) {
+        if write == Write::Replace {
+            elementwise::zero_cuda(cuda, dw.reborrow());
+        }
+        let (c, dtype) = (dy.row_count(), dy.dtype());
+        let (starts, ordered) = (self.starts.view(), self.ordered.view());
+        let partials = &self.partials.view_mut();
+        let grid = card::rows(ids.count().div_ceil(CHUNK), c, dtype);
+        let last = [(&dw).into(), partials.into(), ids.count().into(), c.into(), card::adds(write)];
+        let mut args = vec![dy.into(), ids.into(), starts.into(), ordered.into()];
+        args.extend(last);
+        card::launch(cuda, "embedding_sum", dtype, grid, &args);
+        // The same but for dy.
+        card::launch(cuda, "embedding_join", dtype, grid, &args[1..]);
+    }
 }
 
 fn gather_cpu<T: Float>(exec: &Exec, ids: Tensor, w: Tensor, y: TensorMut) {

@@ -22,6 +22,7 @@ pub mod rmsnorm;
 pub mod rope;
 pub mod swiglu;
 
+mod card;
 mod exec;
 mod lanes;
 

@@ -1,9 +1,9 @@
 //! Keys and values of running sequences in pages. A slot is a place for one token: page * page length + offset.
 //! Which sequence has which pages is the scheduler's affair; here they are numbers in a table.
 
-use super::{Exec, Float, attention::Heads, lanes::each_numbered, with_float};
+use super::{Exec, Float, attention::Heads, card, lanes::each_numbered, with_float};
 use crate::{
-    device::{Device, host},
+    device::{Device, cuda::Arg, host},
     tensor::{Tensor, TensorMut},
 };
 
@@ -19,10 +19,29 @@ pub fn write(exec: &Exec, qkv: Tensor, heads: Heads, slots: Tensor, keys: Tensor
     if exec.is_dry() {
         return;
     }
-    with_float!(qkv.dtype(), T => match &exec.device {
-        Device::Cuda(_) => unreachable!("no CUDA half yet"),
-        Device::Cpu(_) => write_cpu::<T>(exec, qkv, heads, slots, keys, values),
-    });
+    match &exec.device {
+        Device::Cpu(_) => {
+            with_float!(qkv.dtype(), T => write_cpu::<T>(exec, qkv, heads, slots, keys, values))
+        }
+        Device::Cuda(cuda) => {
+            let slots_len = keys.row_count() / heads.dim;
+            let counts = [qkv.rows(), qkv.row_count(), heads.key_value, heads.dim, slots_len].map(Arg::from);
+            let [rows, width, key_value, d, slots_len] = counts;
+            let args = [
+                qkv.into(),
+                slots.into(),
+                (&keys).into(),
+                (&values).into(),
+                rows,
+                width,
+                key_value,
+                d,
+                slots_len,
+            ];
+            let grid = card::elements(qkv.rows() * 2 * heads.key_value * heads.dim, qkv.dtype());
+            card::launch(cuda, "paged_kv_write", qkv.dtype(), grid, &args);
+        }
+    }
 }
 
 fn write_cpu<T: Float>(

@@ -1,44 +1,94 @@
 //! Sums over whole buffers: the gradient's norm, the loss of a batch.
 
 use super::{
-    Exec, Float, Real,
+    Exec, Float, Real, Write, card,
     lanes::{dot, each},
     with_float,
 };
 use crate::{
-    device::{Device, host},
-    tensor::Tensor,
+    base::Result,
+    device::{Cuda, Device, cuda::Grid, host},
+    tensor::{DType, Tensor, TensorMut},
 };
 
 /// Elements per partial sum. Partial sums are added in order, in f64.
 const CHUNK: usize = 64 * 1024;
+/// Threads of the block that adds up the partial sums on a card, and of the blocks that make them.
+const THREADS: u32 = 256;
+/// Columns that a block sums at once on a card, by as many warps.
+const COLUMNS: usize = 32;
+
+/// What is summed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Term {
+    Element,
+    Square,
+}
 
 /// The sum of the squares of all elements. Zero in a dry run.
-pub fn sum_of_squares(exec: &Exec, x: Tensor) -> f64 {
-    if exec.is_dry() {
-        return 0.0;
-    }
-    with_float!(x.dtype(), T => match &exec.device {
-        Device::Cuda(_) => unreachable!("no CUDA half yet"),
-        Device::Cpu(_) => sum_cpu(exec, host::slice::<T>(x), |chunk| dot(chunk, chunk).to_f64()),
-    })
+pub fn sum_of_squares(exec: &Exec, x: Tensor) -> Result<f64> {
+    read(exec, x, Term::Square)
 }
 
 /// The sum of all elements. Zero in a dry run.
-pub fn sum(exec: &Exec, x: Tensor) -> f64 {
-    if exec.is_dry() {
-        return 0.0;
-    }
-    with_float!(x.dtype(), T => match &exec.device {
-        Device::Cuda(_) => unreachable!("no CUDA half yet"),
-        Device::Cpu(_) => sum_cpu(exec, host::slice::<T>(x), |chunk| {
-            chunk.iter().map(|element| element.up().to_f64()).sum()
-        }),
-    })
+pub fn sum(exec: &Exec, x: Tensor) -> Result<f64> {
+    read(exec, x, Term::Element)
 }
 
-fn sum_cpu<T: Float>(exec: &Exec, x: &[T], partial: impl Fn(&[T]) -> f64 + Sync) -> f64 {
-    let mut partials = vec![0.0; x.len().div_ceil(CHUNK)];
-    each(exec.pool(), x.chunks(CHUNK).zip(&mut partials), |(chunk, sum)| *sum = partial(chunk));
-    partials.iter().sum()
+/// [`sum_of_squares`] left where the device computes: nothing waits for it. Shapes: out `[1]` in f64.
+pub fn sum_of_squares_into(exec: &Exec, x: Tensor, out: TensorMut) -> Result<()> {
+    sum_into(exec, x, Term::Square, out)
+}
+
+fn read(exec: &Exec, x: Tensor, term: Term) -> Result<f64> {
+    let mut out = exec.take([1], DType::F64)?;
+    sum_into(exec, x, term, out.view_mut())?;
+    Ok(exec.read::<f64>(&out)[0])
+}
+
+fn sum_into(exec: &Exec, x: Tensor, term: Term, out: TensorMut) -> Result<()> {
+    let mut partials = exec.take([x.count().div_ceil(CHUNK)], DType::F64)?;
+    if exec.is_dry() {
+        return Ok(());
+    }
+    match &exec.device {
+        Device::Cpu(_) => {
+            let partials = host::slice_mut::<f64>(partials.view_mut());
+            with_float!(x.dtype(), T => match term {
+                Term::Element => sum_cpu(exec, host::slice::<T>(x), partials, |chunk| {
+                    chunk.iter().map(|element| element.up().to_f64()).sum()
+                }),
+                Term::Square => {
+                    sum_cpu(exec, host::slice::<T>(x), partials, |chunk| dot(chunk, chunk).to_f64());
+                }
+            });
+            host::slice_mut::<f64>(out)[0] = partials.iter().sum();
+        }
+        Device::Cuda(cuda) => sum_cuda(cuda, x, term, partials.view_mut(), out),
+    }
+    Ok(())
+}
+
+fn sum_cpu<T: Float>(exec: &Exec, x: &[T], partials: &mut [f64], partial: impl Fn(&[T]) -> f64 + Sync) {
+    each(exec.pool(), x.chunks(CHUNK).zip(partials), |(chunk, sum)| *sum = partial(chunk));
+}
+
+fn sum_cuda(cuda: &Cuda, x: Tensor, term: Term, mut partials: TensorMut, out: TensorMut) {
+    let kernel = if term == Term::Element { "reduce_sum" } else { "reduce_squares" };
+    for piece in card::pieces(x.count()) {
+        let chunks = piece.len().div_ceil(CHUNK);
+        let sums = partials.reborrow().slice_rows(piece.start / CHUNK..piece.start / CHUNK + chunks);
+        let args = [x.window(piece.start, [piece.len()]).into(), (&sums).into(), piece.len().into()];
+        card::launch(cuda, kernel, x.dtype(), Grid::linear(chunks, THREADS), &args);
+    }
+    let args = [(&partials).into(), (&out).into(), partials.rows().into()];
+    card::launch(cuda, "reduce_finish", DType::F32, Grid::linear(1, THREADS), &args);
+}
+
+/// The sums of columns, in an order that their number alone decides. Shapes: partials `[P,C]` in f32; out `[C]`.
+pub(super) fn columns_cuda(cuda: &Cuda, partials: Tensor, out: TensorMut, write: Write) {
+    let columns = partials.row_count();
+    let grid = Grid::linear(columns.div_ceil(COLUMNS), (COLUMNS * COLUMNS) as u32);
+    let args = [partials.into(), (&out).into(), partials.rows().into(), columns.into(), card::adds(write)];
+    card::launch(cuda, "reduce_columns", out.dtype(), grid, &args);
 }

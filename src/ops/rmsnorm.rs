@@ -2,13 +2,13 @@
 //! x = sum + branch, y = x / sqrt(mean(x^2) + eps) * w. One pass over the row forward, one backward.
 
 use super::{
-    Exec, Float, Real, Write,
+    Exec, Float, Real, Write, card,
     lanes::{each, each_numbered, rows_per_task, sum2, sum3},
-    with_float,
+    reduce, with_float,
 };
 use crate::{
     base::Result,
-    device::{Device, host, simd::multiversion},
+    device::{Cuda, Device, cuda::Arg, host, simd::multiversion},
     tensor::{Tensor, TensorMut},
 };
 
@@ -29,10 +29,19 @@ pub fn forward(
     if exec.is_dry() {
         return;
     }
-    with_float!(sum.dtype(), T => match &exec.device {
-        Device::Cuda(_) => unreachable!("no CUDA half yet"),
-        Device::Cpu(_) => forward_cpu::<T>(exec, sum, branch, w, eps, y, rstd),
-    });
+    match &exec.device {
+        Device::Cpu(_) => {
+            with_float!(sum.dtype(), T => forward_cpu::<T>(exec, sum, branch, w, eps, y, rstd));
+        }
+        Device::Cuda(cuda) => {
+            let c = sum.row_count();
+            let branch = branch.as_ref().map_or(Arg::NULL, Arg::from);
+            let args =
+                [sum.into(), branch, w.into(), (&y).into(), (&rstd).into(), c.into(), (eps as f32).into()];
+            let grid = card::rows(sum.rows(), c, sum.dtype()).with_shared_bytes(c * sum.dtype().size_bytes());
+            card::launch(cuda, "rmsnorm_forward", sum.dtype(), grid, &args);
+        }
+    }
 }
 
 /// Adds to (or replaces) `dx`, the gradient of x from downstream, the gradient through the norm, and `dw`.
@@ -49,18 +58,56 @@ pub fn backward(
 ) -> Result<()> {
     assert_eq!((dy.shape(), dx.shape()), (x.shape(), x.shape()));
     assert_eq!((w.count(), dw.shape().count(), rstd.rows()), (x.row_count(), x.row_count(), x.rows()));
-    let tasks = x.rows().div_ceil(rows_per_task(x.row_count()));
+    let rows_each = match &exec.device {
+        Device::Cpu(_) => rows_per_task(x.row_count()),
+        Device::Cuda(_) => card::rows_per_partial(x.rows()),
+    };
+    let tasks = x.rows().div_ceil(rows_each);
     let mut partials = exec.take([tasks, x.row_count()], x.dtype().accumulator())?;
     if exec.is_dry() {
         return Ok(());
     }
-    with_float!(x.dtype(), T => match &exec.device {
-        Device::Cuda(_) => unreachable!("no CUDA half yet"),
-        Device::Cpu(_) => {
-            backward_cpu::<T>(exec, dy, x, rstd, w, (dx, dx_write), (dw, dw_write), partials.view_mut());
+    let partials = partials.view_mut();
+    match &exec.device {
+        Device::Cpu(_) => with_float!(x.dtype(), T => {
+            backward_cpu::<T>(exec, dy, x, rstd, w, (dx, dx_write), (dw, dw_write), partials);
+        }),
+        Device::Cuda(cuda) => {
+            backward_cuda(cuda, dy, x, rstd, w, (dx, dx_write), (dw, dw_write), (partials, rows_each));
         }
-    });
+    }
     Ok(())
+}
+
+/// Blocks of rows leave partial sums of dw, which are then added in their order.
+fn backward_cuda(
+    cuda: &Cuda,
+    dy: Tensor,
+    x: Tensor,
+    rstd: Tensor,
+    w: Tensor,
+    (dx, dx_write): (TensorMut, Write),
+    (dw, dw_write): (TensorMut, Write),
+    (partials, rows_each): (TensorMut, usize),
+) {
+    let (c, dtype) = (x.row_count(), x.dtype());
+    let args = [
+        dy.into(),
+        x.into(),
+        rstd.into(),
+        w.into(),
+        (&dx).into(),
+        (&partials).into(),
+        x.rows().into(),
+        c.into(),
+        rows_each.into(),
+        card::adds(dx_write),
+    ];
+    // A row of dw in f32, and one of dy and of x.
+    let shared_bytes = c * (4 + 2 * dtype.size_bytes());
+    let grid = card::rows(partials.rows(), c, dtype).with_shared_bytes(shared_bytes);
+    card::launch(cuda, "rmsnorm_backward", dtype, grid, &args);
+    reduce::columns_cuda(cuda, partials.freeze(), dw, dw_write);
 }
 
 fn forward_cpu<T: Float>(

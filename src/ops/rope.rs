@@ -2,12 +2,12 @@
 //! is rotated with channel i + D/2. In place; backward is the rotation by the opposite angle.
 
 use super::{
-    Exec, Float,
+    Exec, Float, card,
     lanes::{each, rows_per_task},
     with_float,
 };
 use crate::{
-    device::{Device, host, simd::multiversion},
+    device::{Device, cuda::Arg, host, simd::multiversion},
     tensor::{Tensor, TensorMut},
 };
 
@@ -49,10 +49,19 @@ pub fn rotate(
     if exec.is_dry() {
         return;
     }
-    with_float!(x.dtype(), T => match &exec.device {
-        Device::Cuda(_) => unreachable!("no CUDA half yet"),
-        Device::Cpu(_) => rotate_cpu::<T>(exec, x, heads, positions, table, direction),
-    });
+    match &exec.device {
+        Device::Cpu(_) => {
+            with_float!(x.dtype(), T => rotate_cpu::<T>(exec, x, heads, positions, table, direction));
+        }
+        Device::Cuda(cuda) => {
+            let turn = if direction == Direction::Forward { 1.0f32 } else { -1.0 };
+            let counts = [x.rows(), x.row_count(), heads, head_dim].map(Arg::from);
+            let [rows, width, heads_arg, d] = counts;
+            let args = [(&x).into(), positions.into(), table.into(), rows, width, heads_arg, d, turn.into()];
+            let grid = card::elements(x.rows() * heads * head_dim / 2, x.dtype());
+            card::launch(cuda, "rope_rotate", x.dtype(), grid, &args);
+        }
+    }
 }
 
 fn rotate_cpu<T: Float>(

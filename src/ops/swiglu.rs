@@ -1,7 +1,7 @@
 //! The gated unit of llama's feed-forward (Shazeer 2020): silu(gate) * up, both halves of one matrix product.
 
 use super::{
-    Exec, Float, Real,
+    Exec, Float, Real, card,
     lanes::{each, rows_per_task},
     with_float,
 };
@@ -16,10 +16,14 @@ pub fn forward(exec: &Exec, gate_up: Tensor, y: TensorMut) {
     if exec.is_dry() {
         return;
     }
-    with_float!(gate_up.dtype(), T => match &exec.device {
-        Device::Cuda(_) => unreachable!("no CUDA half yet"),
-        Device::Cpu(_) => forward_cpu::<T>(exec, gate_up, y),
-    });
+    match &exec.device {
+        Device::Cpu(_) => with_float!(gate_up.dtype(), T => forward_cpu::<T>(exec, gate_up, y)),
+        Device::Cuda(cuda) => {
+            let args = [gate_up.into(), (&y).into(), y.rows().into(), y.row_count().into()];
+            let grid = card::elements(y.shape().count(), y.dtype());
+            card::launch(cuda, "swiglu_forward", y.dtype(), grid, &args);
+        }
+    }
 }
 
 /// Replaces gate_up with its gradient, and writes what `forward` gave into `y` again on the way: the next
@@ -32,10 +36,13 @@ pub fn backward(exec: &Exec, dy: Tensor, gate_up: TensorMut, y: TensorMut) {
     if exec.is_dry() {
         return;
     }
-    with_float!(dy.dtype(), T => match &exec.device {
-        Device::Cuda(_) => unreachable!("no CUDA half yet"),
-        Device::Cpu(_) => backward_cpu::<T>(exec, dy, gate_up, y),
-    });
+    match &exec.device {
+        Device::Cpu(_) => with_float!(dy.dtype(), T => backward_cpu::<T>(exec, dy, gate_up, y)),
+        Device::Cuda(cuda) => {
+            let args = [dy.into(), (&gate_up).into(), (&y).into(), dy.rows().into(), dy.row_count().into()];
+            card::launch(cuda, "swiglu_backward", dy.dtype(), card::elements(dy.count(), dy.dtype()), &args);
+        }
+    }
 }
 
 #[inline(always)]

@@ -271,7 +271,7 @@ fn cross_entropy_in_chunks_is_the_sum_of_its_parts() {
     let exec = exec();
     // A vocabulary so wide that the rows do not fit into one chunk.
     let (n, v, c) = (150, 70_000, 3);
-    assert!(cross_entropy::chunk_rows(n, v) < n);
+    assert!(cross_entropy::chunk_rows(&exec.device, n, v) < n);
     let (x, w) = (random(&exec, 1, [n, c]), random(&exec, 2, [v, c]));
     let targets: Vec<u32> = (0..n as u32).map(|row| row * 461).collect();
     let (losses, dx, dw) = head(&exec, x.view(), w.view(), &targets, true);
@@ -285,36 +285,68 @@ fn cross_entropy_in_chunks_is_the_sum_of_its_parts() {
     assert!(dw.iter().zip(first.2.iter().zip(&last.2)).all(|(dw, (a, b))| close(dw, &(a + b))));
 }
 
-/// Two steps worked out by hand from the paper's algorithm 2.
+/// Two steps worked out by hand from the paper's algorithm 2, gradients clipped to half their norm.
 #[test]
 fn adamw_follows_the_paper() {
     let exec = exec();
-    let (rate, beta1, beta2, eps, decay) = (0.1, 0.9, 0.99, 1e-3, 0.5);
-    let mut w = exec.upload([1], &[2.0f64]).expect("memory");
-    let (mut m, mut v) =
-        (exec.upload([1], &[0.0f64]).expect("memory"), exec.upload([1], &[0.0f64]).expect("memory"));
-    let (mut theta, mut first, mut second) = (2.0f64, 0.0f64, 0.0f64);
+    let (learning_rate, beta1, beta2, eps, weight_decay) = (0.1, 0.9, 0.99, 1e-3, 0.5);
+    // Of 96 elements the middle 32 decay.
+    let count = 96;
+    let decays = exec.upload([1], &adamw::decay_table(count, std::iter::once(32..64))).expect("memory");
+    let full = |number: f64| exec.upload([count], &vec![number; count]).expect("memory");
+    let (mut w, mut m, mut v) = (full(2.0), full(0.0), full(0.0));
+    let (mut theta, mut first, mut second) = ([2.0f64; 2], 0.0f64, 0.0f64);
     for (step, gradient) in [(1, 3.0f64), (2, -1.0)] {
-        let numbers = adamw::Step {
-            learning_rate: rate,
-            beta1,
-            beta2,
-            eps,
-            weight_decay: decay,
-            gradient_scale: 0.5,
-            step,
-        };
-        let dw = exec.upload([1], &[gradient]).expect("memory");
-        let numbers = exec.upload([8], &numbers.to_array()).expect("memory");
-        adamw::step(&exec, numbers.view(), dw.view(), m.view_mut(), v.view_mut(), None, w.view_mut());
+        let dw = full(gradient);
+        let norm = gradient.abs() * (count as f64).sqrt();
+        let numbers =
+            adamw::Step { learning_rate, beta1, beta2, eps, weight_decay, clip: 0.5 * norm, step }.to_array();
+        let mut numbers = exec.upload([adamw::NUMBERS], &numbers).expect("memory");
+        let mut squares = exec.take([1], DType::F64).expect("memory");
+        reduce::sum_of_squares_into(&exec, dw.view(), squares.view_mut()).expect("memory");
+        adamw::clip(&exec, squares.view(), numbers.view_mut());
+        assert!((exec.read::<f64>(&numbers)[adamw::NORM] / norm - 1.0).abs() < 1e-14);
+        let (m, v) = (m.view_mut(), v.view_mut());
+        let decays = Some(decays.view());
+        adamw::step(&exec, numbers.view(), decays, dw.view(), m, v, None, w.view_mut());
         let g = 0.5 * gradient;
         first = beta1 * first + (1.0 - beta1) * g;
         second = beta2 * second + (1.0 - beta2) * g * g;
         let corrected = |moment: f64, beta: f64| moment / (1.0 - beta.powi(step as i32));
-        theta -=
-            rate * decay * theta + rate * corrected(first, beta1) / (corrected(second, beta2).sqrt() + eps);
-        let found: Vec<f64> = exec.read(&w);
-        assert!((found[0] - theta).abs() < 1e-14, "step {step}: {} against {theta}", found[0]);
+        let moved = learning_rate * corrected(first, beta1) / (corrected(second, beta2).sqrt() + eps);
+        theta = [theta[0] - moved, theta[1] - learning_rate * weight_decay * theta[1] - moved];
+        for (place, found) in exec.read::<f64>(&w).into_iter().enumerate() {
+            let theta = theta[usize::from((32..64).contains(&place))];
+            assert!((found - theta).abs() < 1e-14, "step {step}, {place}: {found} against {theta}");
+        }
+    }
+}
+
+#[test]
+fn a_gradient_that_is_no_number_changes_nothing() {
+    let exec = exec();
+    for broken in [f32::NAN, f32::INFINITY] {
+        let numbers = adamw::Step {
+            learning_rate: 0.1,
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            clip: 1.0,
+            step: 1,
+        };
+        let mut numbers = exec.upload([adamw::NUMBERS], &numbers.to_array()).expect("memory");
+        let full = |number: f32| exec.upload([40], &[number; 40]).expect("memory");
+        let (dw, mut w, mut m, mut v) = (full(broken), full(1.0), full(2.0), full(3.0));
+        let mut squares = exec.take([1], DType::F64).expect("memory");
+        reduce::sum_of_squares_into(&exec, dw.view(), squares.view_mut()).expect("memory");
+        adamw::clip(&exec, squares.view(), numbers.view_mut());
+        let (m_view, v_view, w_view) = (m.view_mut(), v.view_mut(), w.view_mut());
+        adamw::step(&exec, numbers.view(), None, dw.view(), m_view, v_view, None, w_view);
+        for (buf, before) in [(&w, 1.0), (&m, 2.0), (&v, 3.0)] {
+            assert_eq!(exec.read::<f32>(buf), [before; 40]);
+        }
+        assert!(!exec.read::<f64>(&numbers)[adamw::NORM].is_finite());
     }
 }
 
@@ -333,13 +365,14 @@ fn a_short_types_master_keeps_what_the_copy_rounds_away() {
             beta2: 0.99,
             eps: 1e-8,
             weight_decay: 0.0,
-            gradient_scale: 1.0,
+            clip: 0.0,
             step,
         };
         let dw = exec.upload([1], &[one]).expect("memory");
-        let numbers = exec.upload([8], &numbers.to_array()).expect("memory");
+        let numbers = exec.upload([adamw::NUMBERS], &numbers.to_array()).expect("memory");
         let master = Some(master.view_mut());
-        adamw::step(&exec, numbers.view(), dw.view(), m.view_mut(), v.view_mut(), master, w.view_mut());
+        let (m, v) = (m.view_mut(), v.view_mut());
+        adamw::step(&exec, numbers.view(), None, dw.view(), m, v, master, w.view_mut());
     }
     // A step of 1e-4 is far below bf16's spacing near 1, and yet a hundred of them arrive.
     let found = exec.read::<f32>(&master)[0];
@@ -356,7 +389,10 @@ fn sums_do_not_depend_on_threads_and_casts_round() {
         let mut short = exec.take([numbers.len()], DType::Bf16).expect("memory");
         elementwise::cast(&exec, x.view(), short.view_mut());
         assert_eq!(exec.read::<half::bf16>(&short)[37], half::bf16::from_f32(numbers[37]));
-        (reduce::sum(&exec, x.view()), reduce::sum_of_squares(&exec, x.view()))
+        (
+            reduce::sum(&exec, x.view()).expect("memory"),
+            reduce::sum_of_squares(&exec, x.view()).expect("memory"),
+        )
     };
     let (sum, squares) = sums(1);
     assert_eq!(sums(3), (sum, squares));

@@ -66,8 +66,9 @@ pub struct Learner {
     /// First and second moments, f32, in the order of the parameters; as are the master weights of a short type.
     moments: [Buf; 2],
     master: Option<Buf>,
-    /// What AdamW reads: for matrices, and for the rest.
-    numbers: [Buf; 2],
+    /// What AdamW reads: the step's numbers, and which elements decay.
+    numbers: Buf,
+    decays: Buf,
     expected: Contributions,
     optimizer: Optimizer,
 }
@@ -100,11 +101,14 @@ impl Learner {
         let len = decoder.table().buffer_len();
         let moments = [zeros(len, formats.moments)?, zeros(len, formats.moments)?];
         let master = formats.master.map(|dtype| zeros(len, dtype)).transpose()?;
-        let numbers = [zeros(8, DType::F64)?, zeros(8, DType::F64)?];
+        let numbers = zeros(adamw::NUMBERS, DType::F64)?;
+        let table = decoder.table().decay_table();
+        let mut decays = exec.persistent.take([table.len()], DType::U32)?;
+        exec.write(&mut decays, &table);
         let expected = decoder.contributions(&exec)?.times(recipe.accumulate as u32);
         let Recipe { beta1, beta2, epsilon, weight_decay, clip, .. } = *recipe;
         let optimizer = Optimizer { beta1, beta2, epsilon, weight_decay, clip };
-        Ok(Self { exec, decoder, params, grads, moments, master, numbers, expected, optimizer })
+        Ok(Self { exec, decoder, params, grads, moments, master, numbers, decays, expected, optimizer })
     }
 
     /// Draws the initial weights.
@@ -146,7 +150,7 @@ impl Learner {
         let batch = batch(&self.exec, packed, scale)?;
         let mut cx = Ctx::new(&self.exec, &self.params).with_grads(&mut self.grads);
         let (losses, saved) = self.decoder.forward_loss(&mut cx, &batch)?;
-        let nats = reduce::sum(&self.exec, losses.view());
+        let nats = reduce::sum(&self.exec, losses.view())?;
         drop(losses);
         self.decoder.backward(&mut cx, &batch, saved)?;
         Ok(nats)
@@ -158,31 +162,27 @@ impl Learner {
     /// Where the norm is not finite: nothing has then been changed.
     pub fn update(&mut self, learning_rate: f64, step: u64) -> Result<f64> {
         self.grads.end_step()?;
-        let norm = reduce::sum_of_squares(&self.exec, self.grads.flat()).sqrt();
+        let Optimizer { beta1, beta2, epsilon, weight_decay, clip } = self.optimizer;
+        let numbers =
+            adamw::Step { learning_rate, beta1, beta2, eps: epsilon, weight_decay, clip, step }.to_array();
+        self.exec.write(&mut self.numbers, &numbers);
+        let mut squares = self.exec.take([1], DType::F64)?;
+        reduce::sum_of_squares_into(&self.exec, self.grads.flat(), squares.view_mut())?;
+        adamw::clip(&self.exec, squares.view(), self.numbers.view_mut());
+        let [first, second] = &mut self.moments;
+        adamw::step(
+            &self.exec,
+            self.numbers.view(),
+            Some(self.decays.view()),
+            self.grads.flat(),
+            first.view_mut(),
+            second.view_mut(),
+            self.master.as_mut().map(Buf::view_mut),
+            self.params.flat_mut(),
+        );
+        let norm = self.exec.read::<f64>(&self.numbers)[adamw::NORM];
         if !norm.is_finite() {
             return Err(Error::failed(format!("the gradient's norm is {norm}")));
-        }
-        let Optimizer { beta1, beta2, epsilon, weight_decay, clip } = self.optimizer;
-        let gradient_scale = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
-        for (numbers, weight_decay) in self.numbers.iter_mut().zip([weight_decay, 0.0]) {
-            let step =
-                adamw::Step { learning_rate, beta1, beta2, eps: epsilon, weight_decay, gradient_scale, step };
-            self.exec.write(numbers, &step.to_array());
-        }
-        let table = self.decoder.table().clone();
-        let [first, second] = &mut self.moments;
-        for (id, param) in table.iter() {
-            let numbers = &self.numbers[usize::from(!param.decays())];
-            let place = (param.start, param.shape);
-            adamw::step(
-                &self.exec,
-                numbers.view(),
-                self.grads.view(id),
-                first.view_mut().window(place.0, place.1),
-                second.view_mut().window(place.0, place.1),
-                self.master.as_mut().map(|master| master.view_mut().window(place.0, place.1)),
-                self.params.view_mut(id),
-            );
         }
         Ok(norm)
     }
@@ -192,7 +192,7 @@ impl Learner {
         let batch = batch(&self.exec, packed, 1.0)?;
         let mut cx = Ctx::new(&self.exec, &self.params);
         let losses = self.decoder.loss(&mut cx, &batch)?;
-        Ok(reduce::sum(&self.exec, losses.view()))
+        reduce::sum(&self.exec, losses.view())
     }
 
     /// A copy of what a checkpoint holds: master weights and, to resume from, the moments.

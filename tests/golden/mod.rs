@@ -102,7 +102,7 @@ impl Model {
         let (losses, saved) = self.decoder.forward_loss(&mut cx, &batch).expect("forward");
         self.decoder.backward(&mut cx, &batch, saved).expect("backward");
         grads.end_step().expect("every gradient");
-        reduce::sum(exec, losses.view()) / counted as f64
+        reduce::sum(exec, losses.view()).expect("memory") / counted as f64
     }
 }
 
@@ -160,6 +160,8 @@ fn ten_steps_of_adamw_lose_what_they_lose_in_pytorch() {
         zeros
     };
     let (mut m, mut v): (Buf, Buf) = (zeros(), zeros());
+    let decays = table.decay_table();
+    let decays = exec.upload([decays.len()], &decays).expect("memory");
     let lengths = expected.lengths();
     let rows = lengths.iter().sum();
     let (tokens, targets) = (expected.u32("steps.tokens"), expected.u32("steps.targets"));
@@ -167,21 +169,20 @@ fn ten_steps_of_adamw_lose_what_they_lose_in_pytorch() {
     for ((step, (tokens, targets)), loss) in (1..).zip(batches).zip(expected.f64("losses")) {
         let found = model.pass(&mut grads, &contributions, tokens, targets, &lengths);
         assert!((found / loss - 1.0).abs() < TOLERANCE_LOSSES, "step {step}: {found} against {loss}");
-        let norm = reduce::sum_of_squares(&exec, grads.flat()).sqrt();
-        for (id, param) in table.iter() {
-            let numbers = adamw::Step {
-                learning_rate: 1e-2,
-                beta1: 0.9,
-                beta2: 0.95,
-                eps: 1e-8,
-                weight_decay: if param.decays() { 0.1 } else { 0.0 },
-                gradient_scale: (1.0 / (norm + 1e-6)).min(1.0),
-                step,
-            };
-            let numbers = exec.upload([8], &numbers.to_array()).expect("memory");
-            let (m, v) = (m.view_mut(), v.view_mut());
-            let (m, v) = (m.window(param.start, param.shape), v.window(param.start, param.shape));
-            adamw::step(&exec, numbers.view(), grads.view(id), m, v, None, model.params.view_mut(id));
-        }
+        let numbers = adamw::Step {
+            learning_rate: 1e-2,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            clip: 1.0,
+            step,
+        };
+        let mut numbers = exec.upload([adamw::NUMBERS], &numbers.to_array()).expect("memory");
+        let mut squares = exec.take([1], DType::F64).expect("memory");
+        reduce::sum_of_squares_into(&exec, grads.flat(), squares.view_mut()).expect("memory");
+        adamw::clip(&exec, squares.view(), numbers.view_mut());
+        let (m, v, w) = (m.view_mut(), v.view_mut(), model.params.flat_mut());
+        adamw::step(&exec, numbers.view(), Some(decays.view()), grads.flat(), m, v, None, w);
     }
 }
