@@ -98,7 +98,7 @@ constexpr unsigned OPERAND_ELEMENTS = TILE * SLICE;
 // [32,128]. In both the 16-byte chunks of a row are permuted, so that eight rows of a fragment lie in all 32 banks.
 template <bool ALONG_K>
 struct Slice {
-    static constexpr unsigned CHUNKS = (ALONG_K ? SLICE : TILE) / PACK<bf16>;
+    static constexpr unsigned ROWS = ALONG_K ? TILE : SLICE, CHUNKS = (ALONG_K ? SLICE : TILE) / PACK<bf16>;
 
     static __device__ __forceinline__ unsigned chunk_place(unsigned row, unsigned chunk) {
         const unsigned turned = ALONG_K ? chunk ^ (row / 2 % 4) : chunk ^ (row % 8);
@@ -107,16 +107,20 @@ struct Slice {
 
     // Begins to copy: `outer` is the tile's first row or column of C, `k` the slice's begin.
     static __device__ __forceinline__ void load(bf16* slice, const Stored<bf16>& x, unsigned outer, unsigned k) {
+        const unsigned first_row = ALONG_K ? outer : k, first_column = ALONG_K ? k : outer;
+        constexpr unsigned AT_ONCE = TENSOR_THREADS / CHUNKS;
+        const unsigned row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+        const unsigned column = first_column + chunk * PACK<bf16>;
+        if (x.packs) {
 #pragma unroll
-        for (unsigned i = 0; i < OPERAND_ELEMENTS / PACK<bf16> / TENSOR_THREADS; i++) {
-            const unsigned id = threadIdx.x + i * TENSOR_THREADS, row = id / CHUNKS, chunk = id % CHUNKS;
-            const unsigned from_row = (ALONG_K ? outer : k) + row, from_column = (ALONG_K ? k : outer) + chunk * PACK<bf16>;
-            bf16* to = slice + chunk_place(row, chunk);
-            if (x.packs) {
-                const unsigned count = x.present(from_row, from_column);
-                cp_async_16(to, count > 0 ? x.place(from_row, from_column) : x.at, count * sizeof(bf16));
-            } else {
-                store_pack(to, x.pack(from_row, from_column));
+            for (unsigned i = 0; i < ROWS / AT_ONCE; i++) {
+                const unsigned down = row + i * AT_ONCE, count = x.present(first_row + down, column);
+                const bf16* from = count > 0 ? x.place(first_row + down, column) : x.at;
+                cp_async_16(slice + chunk_place(down, chunk), from, count * sizeof(bf16));
+            }
+        } else {
+            for (unsigned down = row; down < ROWS; down += AT_ONCE) {
+                store_pack(slice + chunk_place(down, chunk), x.pack(first_row + down, column));
             }
         }
     }
@@ -321,57 +325,56 @@ GEMM(tn, false, false, f32, float, PLAIN_THREADS, gemm_plain)
 
 // A block makes 16 columns of y for all rows; its eight warps share K and their sums are added in order. The weight is
 // the A of a tensor-core product and x the B, so that 8 rows of x cost no more than one. Which k is which is free as
-// long as both agree: a lane's 16 bytes serve as two k pairs of two products, and no fragment needs shared memory.
-constexpr unsigned ROWS_WARPS = 8, ROWS_COLUMNS = 16, ROWS_STEP = 32, ROWS_AHEAD = 4;
-
-__device__ __forceinline__ uint4 load_words(const bf16* row, unsigned k, unsigned count, bool present) {
-    return present && k < count ? *reinterpret_cast<const uint4*>(row + k) : uint4{0, 0, 0, 0};
-}
-
-// Of a weight.
-__device__ __forceinline__ uint4 load_words_once(const bf16* row, unsigned k, unsigned count, bool present) {
-    return present && k < count ? load_once_16(row + k) : uint4{0, 0, 0, 0};
-}
+// long as both agree: a lane's 16 bytes serve as two k pairs of two products, so every lane uses just what it loaded.
+// It loads into a ring in shared memory that is its own, four steps ahead: enough in flight, whatever the compiler does.
+constexpr unsigned ROWS_WARPS = 8, ROWS_THREADS = ROWS_WARPS * WARP, ROWS_COLUMNS = 16, ROWS_STEP = 32, ROWS_AHEAD = 4;
 
 // y [M,N] = x [M,K] wT, w [N,K], M at most 8 * EIGHTS; rows of x and w begin on 16 bytes, and K is a multiple of 8.
 template <unsigned EIGHTS>
 __device__ __forceinline__ void gemm_rows(const bf16* x, const bf16* w, const Result& y, unsigned k) {
+    __shared__ uint4 ring[ROWS_AHEAD][2][ROWS_THREADS];
     const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4;
     const unsigned column = blockIdx.x * ROWS_COLUMNS + g;
     const bf16* low = w + (size_t)column * k;
     const bf16* high = low + (size_t)8 * k;
+    auto load = [&](unsigned step) {
+        const unsigned at = step * ROWS_STEP + 8 * t;
+        uint4(*slot)[ROWS_THREADS] = ring[step / ROWS_WARPS % ROWS_AHEAD];
+        const bool has_low = at < k && column < y.columns, has_high = at < k && column + 8 < y.columns;
+        cp_async_16(&slot[0][threadIdx.x], has_low ? low + at : w, has_low ? 16 : 0);
+        cp_async_16(&slot[1][threadIdx.x], has_high ? high + at : w, has_high ? 16 : 0);
+        cp_async_commit();
+    };
     float sums[EIGHTS][4] = {};
-    for (unsigned from = warp * ROWS_STEP; from < k; from += ROWS_AHEAD * ROWS_WARPS * ROWS_STEP) {
-        uint4 weights[ROWS_AHEAD][2];
+    for (unsigned i = 0; i < ROWS_AHEAD - 1; i++) load(warp + i * ROWS_WARPS);
+    for (unsigned step = warp; step * ROWS_STEP < k; step += ROWS_WARPS) {
+        load(step + (ROWS_AHEAD - 1) * ROWS_WARPS);
+        cp_async_wait<ROWS_AHEAD - 1>();
+        uint4(*slot)[ROWS_THREADS] = ring[step / ROWS_WARPS % ROWS_AHEAD];
+        const uint4 u = slot[0][threadIdx.x], v = slot[1][threadIdx.x];
+        const unsigned first[4] = {u.x, v.x, u.y, v.y}, second[4] = {u.z, v.z, u.w, v.w};
+        const unsigned at = step * ROWS_STEP + 8 * t;
 #pragma unroll
-        for (unsigned i = 0; i < ROWS_AHEAD; i++) {
-            const unsigned at = from + i * ROWS_WARPS * ROWS_STEP + 8 * t;
-            weights[i][0] = load_words_once(low, at, k, column < y.columns);
-            weights[i][1] = load_words_once(high, at, k, column + 8 < y.columns);
-        }
-#pragma unroll
-        for (unsigned i = 0; i < ROWS_AHEAD; i++) {
-            const unsigned at = from + i * ROWS_WARPS * ROWS_STEP + 8 * t;
-            const uint4 u = weights[i][0], v = weights[i][1];
-            const unsigned first[4] = {u.x, v.x, u.y, v.y}, second[4] = {u.z, v.z, u.w, v.w};
-#pragma unroll
-            for (unsigned eight = 0; eight < EIGHTS; eight++) {
-                const unsigned row = eight * 8 + g;
-                const uint4 b = load_words(x + (size_t)row * k, at, k, row < y.rows);
-                mma_bf16(sums[eight], first, b.x, b.y);
-                mma_bf16(sums[eight], second, b.z, b.w);
-            }
+        for (unsigned eight = 0; eight < EIGHTS; eight++) {
+            const unsigned row = eight * 8 + g;
+            uint4 b = {0, 0, 0, 0};
+            if (row < y.rows && at < k) b = *reinterpret_cast<const uint4*>(x + (size_t)row * k + at);
+            mma_bf16(sums[eight], first, b.x, b.y);
+            mma_bf16(sums[eight], second, b.z, b.w);
         }
     }
-    // [warp][row of x][column]
-    __shared__ float partials[ROWS_WARPS][8 * EIGHTS][ROWS_COLUMNS];
+    cp_async_wait<0>();
+    __syncthreads();
+    // [warp][row of x][column], where the ring was.
+    float(*partials)[8 * EIGHTS][ROWS_COLUMNS] = reinterpret_cast<float(*)[8 * EIGHTS][ROWS_COLUMNS]>(ring);
+    static_assert(sizeof(float) * ROWS_WARPS * 8 * EIGHTS * ROWS_COLUMNS <= sizeof(ring), "partial sums fit");
 #pragma unroll
     for (unsigned eight = 0; eight < EIGHTS; eight++) {
 #pragma unroll
         for (unsigned e = 0; e < 4; e++) partials[warp][eight * 8 + 2 * t + e % 2][g + e / 2 * 8] = sums[eight][e];
     }
     __syncthreads();
-    for (unsigned id = threadIdx.x; id < 8 * EIGHTS * ROWS_COLUMNS; id += ROWS_WARPS * WARP) {
+    for (unsigned id = threadIdx.x; id < 8 * EIGHTS * ROWS_COLUMNS; id += ROWS_THREADS) {
         const unsigned row = id / ROWS_COLUMNS, right = id % ROWS_COLUMNS;
         float sum = 0.0f;
         for (unsigned part = 0; part < ROWS_WARPS; part++) sum += partials[part][row][right];
@@ -381,7 +384,7 @@ __device__ __forceinline__ void gemm_rows(const bf16* x, const bf16* w, const Re
 
 // Blocks: sixteens of columns of y. x [M,K], w [N,K], y [M,N], all without gaps.
 #define GEMM_ROWS(rows)                                                                                               \
-    extern "C" __global__ void __launch_bounds__(ROWS_WARPS * WARP) gemm_rows##rows##_bf16(                           \
+    extern "C" __global__ void __launch_bounds__(ROWS_THREADS) gemm_rows##rows##_bf16(                           \
         const bf16* __restrict__ x, const bf16* __restrict__ w, void* __restrict__ y, unsigned m, unsigned n,         \
         unsigned k, unsigned y_is_f32, unsigned add) {                                                                \
         gemm_rows<rows / 8>(x, w, Result{y, m, n, n, y_is_f32 != 0, add != 0}, k);                                    \

@@ -60,15 +60,6 @@ __device__ __forceinline__ void mma_bf16(float (&c)[4], const unsigned (&a)[4], 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// Sixteen bytes that nobody reads twice: they pass the L1 cache by.
-__device__ __forceinline__ uint4 load_once_16(const void* global) {
-    uint4 words;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
-                 : "l"(global));
-    return words;
-}
-
 // Two bf16, rounded to nearest even, the first in the lower half.
 __device__ __forceinline__ unsigned pack_bf16(float low, float high) {
     unsigned packed;

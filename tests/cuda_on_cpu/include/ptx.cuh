@@ -78,8 +78,6 @@ inline void mma_bf16(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigne
     }, nullptr, "mma.sync");
 }
 
-inline uint4 load_once_16(const void* global) { return *static_cast<const uint4*>(global); }
-
 inline unsigned pack_bf16(float low, float high) {
     return (unsigned)bf16(low).x | (unsigned)bf16(high).x << 16;
 }
