@@ -76,6 +76,12 @@ void Queue::append(Queue& other) {
     other = {};
 }
 
+void Queue::prepend(Queue& other) {
+    other.append(*this);
+    *this = other;
+    other = {};
+}
+
 // ---- a block from its first thread to its last --------------------------------------------------------------------
 
 BlockRunner::BlockRunner() { current_block = this; }
@@ -291,7 +297,8 @@ void BlockRunner::conclude_if_all_are_here(Warp& warp, Meeting& meeting) {
     if (!meeting.arrived || meeting.arrived != (meeting.mask & warp.live)) return;
     meeting.combine(meeting.arrived, warp.inputs, warp.outputs);
     meeting.mask = meeting.arrived = 0;
-    ready.append(meeting.waiting);
+    // The warp goes on before others: its stacks are in the cache, and running ahead it meets what others were to write.
+    ready.prepend(meeting.waiting);
 }
 
 void meet(const char* what, uint32_t mask, const void* in, void* out, Combine combine) {

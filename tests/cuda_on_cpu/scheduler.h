@@ -45,7 +45,9 @@ struct Queue {
 
     void push(Fiber* fiber);
     Fiber* pop();
+    // Moves all of `other` behind, or before, what is here.
     void append(Queue& other);
+    void prepend(Queue& other);
 };
 
 struct Copy {

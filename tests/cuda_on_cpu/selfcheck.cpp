@@ -12,58 +12,9 @@
 #include <string>
 #include <vector>
 
-#include "driver_api.h"
+#include "selfcheck.h"
 
 namespace {
-
-constexpr uint32_t IMAGE[4] = {0xba55ed50};
-
-void must(CUresult result, const char* what) {
-    if (result == CUDA_SUCCESS) return;
-    const char* text = "?";
-    cuGetErrorString(result, &text);
-    printf("%s: %s (%d)\n", what, text, result);
-    exit(1);
-}
-#define MUST(call) must(call, #call)
-
-// A card, opened.
-struct Card {
-    CUcontext context;
-    CUmodule module;
-    CUstream stream;
-
-    Card() {
-        MUST(cuInit(0));
-        MUST(cuDevicePrimaryCtxRetain(&context, 0));
-        MUST(cuCtxSetCurrent(context));
-        MUST(cuModuleLoadData(&module, IMAGE));
-        MUST(cuStreamCreate(&stream, 1));
-    }
-
-    CUfunction function(const char* name) {
-        CUfunction function;
-        must(cuModuleGetFunction(&function, module, name), name);
-        return function;
-    }
-};
-
-// Elements on the card.
-template <class T>
-struct Array {
-    CUdeviceptr address;
-    size_t count;
-
-    explicit Array(size_t count) : count(count) { MUST(cuMemAlloc_v2(&address, count * sizeof(T))); }
-    explicit Array(const std::vector<T>& values) : Array(values.size()) {
-        MUST(cuMemcpyHtoD_v2(address, values.data(), count * sizeof(T)));
-    }
-    std::vector<T> read() const {
-        std::vector<T> values(count);
-        MUST(cuMemcpyDtoH_v2(values.data(), address, count * sizeof(T)));
-        return values;
-    }
-};
 
 // Launches and waits; the first error of either.
 template <class... Arguments>
@@ -302,6 +253,15 @@ CUresult host_pointer() {
     return launch(card, "planted_read_at", 1, 1, 0, &on_host, y.address, 0ll);
 }
 
+// Reads the card's memory without asking the driver for a copy.
+int host_reads_the_card(const char* host_access) {
+    setenv("CUDA_ON_CPU_HOST_ACCESS", host_access, 1);
+    Card card;
+    const Array<float> x(counting(4)), y(4);
+    MUST(launch(card, "planted_double", 1, 32, 0, x.address, y.address, 4u));
+    return *reinterpret_cast<const volatile float*>(y.address + 4) == 2.0f ? 0 : 1;
+}
+
 CUresult error_stays() {
     Card card;
     const Array<float> x(64), y(1);
@@ -331,18 +291,14 @@ void report(const char* what, bool right) {
 int in_child(const std::function<int()>& check) {
     fflush(stdout);
     const pid_t child = fork();
-    if (child == 0) _exit(check());
+    if (child == 0) {
+        const int outcome = check();
+        fflush(stdout);
+        _exit(outcome);
+    }
     int status;
     waitpid(child, &status, 0);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-void expect(const char* what, const std::function<bool()>& check) {
-    report(what, in_child([&] { return check() ? 0 : 1; }) == 0);
-}
-
-void expect(const char* what, CUresult error, const std::function<CUresult()>& check) {
-    report(what, in_child([&] { return check() == error ? 0 : 1; }) == 0);
 }
 
 // The first wrong element in this thread order, 255 if none is.
@@ -393,6 +349,8 @@ void what_must_be_noticed() {
     });
     expect("more shared memory than was asked for", CUDA_ERROR_INVALID_VALUE, too_much_shared_memory);
     expect("an error stays", outside, error_stays);
+    report("the host's own access, where it is allowed", in_child([] { return host_reads_the_card("allowed"); }) == 0);
+    report("the host's own access, where it is refused", in_child([] { return host_reads_the_card("refused"); }) == -1);
 }
 
 void orders() {
@@ -409,10 +367,19 @@ void orders() {
 
 }  // namespace
 
+void expect(const char* what, const std::function<bool()>& check) {
+    report(what, in_child([&] { return check() ? 0 : 1; }) == 0);
+}
+
+void expect(const char* what, CUresult error, const std::function<CUresult()>& check) {
+    report(what, in_child([&] { return check() == error ? 0 : 1; }) == 0);
+}
+
 int main() {
     what_must_be_right();
     what_must_be_noticed();
     orders();
+    check_cublaslt();
     printf("%s\n", failed ? "FAILED" : "all right");
     return failed != 0;
 }
