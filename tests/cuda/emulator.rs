@@ -55,17 +55,6 @@ impl Emulator {
         Workshop::open().emulator(&format!("without-{symbol}"), &kernels(), Some(symbol))
     }
 
-    /// The same without cuBLASLt.
-    pub fn without_cublaslt() -> Self {
-        let whole = &Self::built().folder;
-        let workshop = Workshop::open();
-        let made_of = fs::read_to_string(whole.join(MADE_OF)).expect("a folder of ours");
-        workshop.place("driver-alone", &made_of, |folder| {
-            fs::copy(whole.join("libcuda.so.1"), folder.join("libcuda.so.1")).expect("a copy of the driver");
-            link(folder, "libcuda.so.1", "libcuda.so");
-        })
-    }
-
     /// The emulator with the planted kernels, and the program that runs them.
     pub fn with_planted_faults() -> (Self, PathBuf) {
         let workshop = Workshop::open();

@@ -2,6 +2,7 @@
 //! notice what it is there to notice.
 
 mod emulator;
+mod failures;
 
 use std::process::Command;
 

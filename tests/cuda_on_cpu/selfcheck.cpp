@@ -138,6 +138,26 @@ bool parameters_are_described() {
            cuFuncGetParamInfo(function, 3, &none, &none) == CUDA_ERROR_INVALID_VALUE;
 }
 
+// A fat binary with code for 8.0, and for 9.0a, as nvcc lays it out.
+CUresult load_on(const char* compute_capability) {
+    constexpr uint32_t HEADER_BYTES = 64, ENTRIES_BYTES = 2 * HEADER_BYTES;
+    const uint32_t image[4 + 2 * 16] = {
+        0xba55ed50, 16 << 16 | 1, ENTRIES_BYTES, 0,
+        0x01010002, HEADER_BYTES, 0, 0, 0, 0, 1 << 16 | 8, 80, 0, 0, 0x11, 0, 0, 0, 0, 0,
+        0x01010002, HEADER_BYTES, 0, 0, 0, 0, 1 << 16 | 8, 90, 0, 0, 0x100011, 0, 0, 0, 0, 0,
+    };
+    setenv("CUDA_ON_CPU_COMPUTE", compute_capability, 1);
+    Card card;
+    CUmodule module;
+    return cuModuleLoadData(&module, image);
+}
+
+CUresult load_nonsense() {
+    Card card;
+    CUmodule module;
+    return cuModuleLoadData(&module, "this is no image of a module");
+}
+
 // A graph runs with the arguments that it was captured with, on what memory holds when it is launched.
 bool graphs() {
     Card card;
@@ -317,6 +337,14 @@ void what_must_be_right() {
     expect("atomics over blocks", atomics);
     expect("bf16 rounds to nearest even", bf16_rounding);
     expect("parameters have offsets and sizes", parameters_are_described);
+    for (const char* suited : {"80", "86", "89", "90"}) {
+        expect((std::string("a module loads on ") + suited).c_str(), CUDA_SUCCESS, [&] { return load_on(suited); });
+    }
+    for (const char* other : {"75", "100", "120"}) {
+        expect((std::string("a module has nothing for ") + other).c_str(), CUDA_ERROR_NO_BINARY_FOR_GPU,
+               [&] { return load_on(other); });
+    }
+    expect("nonsense is no module", CUDA_ERROR_INVALID_IMAGE, load_nonsense);
     expect("graphs replay what was captured", graphs);
     expect("graphs of two streams", graphs_of_two_streams);
     expect("waiting spoils a capture", waiting_spoils_a_capture);
