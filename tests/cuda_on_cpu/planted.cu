@@ -82,7 +82,7 @@ KERNEL(planted_array_index)
 
 // A 16-byte access where only 4 bytes are aligned. x: [5], y: [4]
 extern "C" __global__ void planted_misaligned(const float* __restrict__ x, float* __restrict__ y) {
-    store_pack(y, load_pack(x + 1));
+    *reinterpret_cast<float4*>(y) = *reinterpret_cast<const float4*>(x + 1);
 }
 KERNEL(planted_misaligned)
 
