@@ -234,6 +234,14 @@ bool unwritten_shared_is_nan() {
     return result[0] == 1.0f && std::isnan(result[1]) && std::isnan(result[63]);
 }
 
+// What an asynchronous copy of 0, 1, .. 63 leaves in the first place: 63, or NaN.
+float copied_asynchronously(const char* kernel) {
+    Card card;
+    const Array<float> x(counting(64)), y(64);
+    MUST(launch(card, kernel, 1, 64, 0, x.address, y.address));
+    return y.read()[0];
+}
+
 CUresult read_at(long long index, size_t count = 64) {
     Card card;
     const Array<float> x(count), y(1);
@@ -353,6 +361,8 @@ void what_must_be_right() {
 void what_must_be_noticed() {
     expect("an unwritten output is NaN", unwritten_is_nan);
     expect("unwritten shared memory is NaN", unwritten_shared_is_nan);
+    expect("an asynchronous copy that is waited for", [] { return copied_asynchronously("planted_async_copy") == 63.0f; });
+    expect("one that is not", [] { return std::isnan(copied_asynchronously("planted_missing_wait")); });
     const CUresult outside = CUDA_ERROR_ILLEGAL_ADDRESS;
     expect("a read within is fine", CUDA_SUCCESS, [] { return read_at(63); });
     expect("a read one past the end", outside, [] { return read_at(64); });
