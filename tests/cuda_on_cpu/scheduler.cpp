@@ -171,10 +171,9 @@ void BlockRunner::thread_main() {
     __builtin_unreachable();
 }
 
-// Who has left is waited for no more, at barriers and in warps, as on a card.
+// Who has left is waited for no more, at barriers and in warps, as on a card. What it copied and never waited for nobody
+// may read: it stays NaN.
 void BlockRunner::leave(Fiber& fiber) {
-    async_commit();
-    async_wait(0);
     live--;
     fiber.warp->live &= ~(1u << fiber.lane);
     if (live && barriers[0].arrived && is_complete(barriers[0], 0)) release(barriers[0]);
