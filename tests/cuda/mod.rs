@@ -12,7 +12,11 @@ use emulator::Emulator;
 #[test]
 fn the_emulator_notices_planted_faults() {
     let (emulator, selfcheck) = Emulator::with_planted_faults();
-    let output = emulator.lend_to(&mut Command::new(selfcheck)).output().expect("the self-check runs");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    for order in ["forward", "reverse", "7"] {
+        let mut command = Command::new(&selfcheck);
+        emulator.lend_to(&mut command).env("CUDA_ON_CPU_ORDER", order);
+        let output = command.output().expect("the self-check runs");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{order}: {said}{}", String::from_utf8_lossy(&output.stderr));
+    }
 }

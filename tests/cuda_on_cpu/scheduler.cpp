@@ -123,6 +123,7 @@ void BlockRunner::start_threads(const Grid& grid, uint64_t ordinal) {
     for (unsigned first = 0, w = 0; first < threads; first += WARP_LANES, w++) {
         const unsigned lanes = std::min(WARP_LANES, threads - first);
         warps[w].live = ~0u >> (WARP_LANES - lanes);
+        warps[w].open = 0;
         for (Meeting& meeting : warps[w].meetings) meeting = {};
     }
     start_order.resize(threads);
@@ -263,32 +264,43 @@ void barrier_arrive(unsigned id, unsigned threads) { runner().arrive_at_barrier(
 
 // ---- warp collectives ---------------------------------------------------------------------------------------------
 
+// The open meeting of this mask, or a free one.
+Meeting& BlockRunner::meeting_of(Warp& warp, uint32_t mask, const char* what) {
+    Meeting* free = nullptr;
+    unsigned others = 0;
+    // Nearly always the first: a warp meets whole.
+    for (Meeting& meeting : warp.meetings) {
+        if (meeting.mask == mask) return meeting;
+        if (meeting.mask & mask) {
+            fail(Error::illegal_instruction, "lane %u comes to %s with mask %08x, others of it to %s with mask %08x",
+                 self().lane, what, mask, meeting.what, meeting.mask);
+        }
+        if (meeting.mask) others++;
+        else if (!free) free = &meeting;
+        if (free && others == warp.open) break;
+    }
+    warp.open++;
+    free->mask = mask;
+    free->what = what;
+    return *free;
+}
+
 void BlockRunner::meet(const char* what, uint32_t mask, const void* in, void* out, Combine combine) {
     Fiber& fiber = self();
     Warp& warp = *fiber.warp;
     if (!(mask >> fiber.lane & 1)) fail(Error::illegal_instruction, "lane %u is not in its mask at %s", fiber.lane, what);
-    // Nearly always the first: a warp meets whole, and a meeting that is over is free again.
-    Meeting* meeting = warp.meetings;
-    while (meeting->mask != mask && meeting->mask != 0) {
-        if (meeting->mask & mask) {
-            fail(Error::illegal_instruction, "lane %u comes to %s with mask %08x, others of it to %s with mask %08x",
-                 fiber.lane, what, mask, meeting->what, meeting->mask);
-        }
-        meeting++;
+    Meeting& meeting = meeting_of(warp, mask, what);
+    if (meeting.what != what) {
+        fail(Error::illegal_instruction, "lane %u comes to %s, others of its warp to %s", fiber.lane, what, meeting.what);
     }
-    if (meeting->arrived && meeting->what != what) {
-        fail(Error::illegal_instruction, "lane %u comes to %s, others of its warp to %s", fiber.lane, what, meeting->what);
-    }
-    meeting->mask = mask;
-    meeting->combine = combine;
-    meeting->what = what;
-    meeting->arrived |= 1u << fiber.lane;
+    meeting.combine = combine;
+    meeting.arrived |= 1u << fiber.lane;
     warp.inputs[fiber.lane] = in;
     warp.outputs[fiber.lane] = out;
-    if (meeting->arrived == (mask & warp.live)) {
-        conclude_if_all_are_here(warp, *meeting);
+    if (meeting.arrived == (mask & warp.live)) {
+        conclude_if_all_are_here(warp, meeting);
     } else {
-        wait_in(meeting->waiting, what);
+        wait_in(meeting.waiting, what);
     }
 }
 
@@ -296,6 +308,7 @@ void BlockRunner::conclude_if_all_are_here(Warp& warp, Meeting& meeting) {
     if (!meeting.arrived || meeting.arrived != (meeting.mask & warp.live)) return;
     meeting.combine(meeting.arrived, warp.inputs, warp.outputs);
     meeting.mask = meeting.arrived = 0;
+    warp.open--;
     // The warp goes on before others: its stacks are in the cache, and running ahead it meets what others were to write.
     ready.prepend(meeting.waiting);
 }
