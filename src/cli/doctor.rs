@@ -193,7 +193,9 @@ fn device(choice: Choice) -> Check {
     let driver = Driver::look();
     if let (Ok(_), Choice::Auto | Choice::Cuda(_)) = (driver.cards(), choice) {
         let ordinal = if let Choice::Cuda(ordinal) = choice { ordinal } else { 0 };
-        return match Cuda::open(ordinal, Arc::new(Pool::new(1))).and_then(|card| Ok((card.free_bytes()?, card))) {
+        return match Cuda::open(ordinal, Arc::new(Pool::new(1)))
+            .and_then(|card| Ok((card.free_bytes()?, card)))
+        {
             Ok(((free, total), card)) => card_found(&driver, &card, free, total),
             Err(error) => {
                 let remedy = error.remedy_text().unwrap_or("see the driver's log").to_owned();

@@ -204,7 +204,7 @@ fn weights_out(bench: &Bench, bytes: usize) -> Result<[SealingRow; 2]> {
     };
     let device = Device::cpu(None);
     let needs = build(Exec::dry(device.clone()))?.1.persistent.peak_bytes();
-    let (mut params, exec) = build(Exec::host(device, 0, needs)?)?;
+    let (mut params, exec) = build(Exec::new(device, 0, needs)?)?;
     params.init(&exec, 1);
     let (plain, sealed) = (bench.place().join("weights"), bench.vault());
     let file = File::create(&plain).with_context(|| format!("writing {}", plain.display()))?;
