@@ -126,6 +126,9 @@ pub struct Ingest {
     pub collection: String,
     pub subjects: Vec<String>,
     pub licence: Option<String>,
+    /// Read on though the kernel cannot cage the readers.
+    #[serde(default)]
+    pub allow_weak_sandbox: bool,
 }
 
 /// A run to begin: what its file and flags say, already laid over each other.
