@@ -37,12 +37,12 @@ use crate::{
 
 pub async fn chat(api: Arc<Api>, caller: Caller, call: Call) -> ApiResult<Response> {
     let ask = requests::chat(&call.body)?;
-    answer(api, caller, AnswerKind::Chat, ask, call.received).await
+    answer(api, caller, AnswerKind::Chat, ask, call).await
 }
 
 pub async fn completion(api: Arc<Api>, caller: Caller, call: Call) -> ApiResult<Response> {
     let ask = requests::completion(&call.body)?;
-    answer(api, caller, AnswerKind::Completion, ask, call.received).await
+    answer(api, caller, AnswerKind::Completion, ask, call).await
 }
 
 async fn answer(
@@ -50,7 +50,7 @@ async fn answer(
     caller: Caller,
     kind: AnswerKind,
     ask: Ask,
-    received: Instant,
+    call: Call,
 ) -> ApiResult<Response> {
     let served = api.model(&ask.model)?;
     let permit = Arc::clone(&api.answers).try_acquire_owned().map_err(|_| ApiError::busy())?;
@@ -73,7 +73,9 @@ async fn answer(
     };
     let events = served.engine.submit(generation)?;
     // From here on the prompt is being worked through, while the intent goes to the disk.
+    call.recorded.store(true, Ordering::Release);
     let record = Record::begin(&api, asked, permit).await?;
+    let received = call.received;
     let listening = Listening { events, record, served, received, last: None, logs: ask.logprobs };
     if ask.stream { streamed(listening, envelope).await } else { whole(listening, &envelope).await }
 }

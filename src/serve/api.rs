@@ -13,13 +13,14 @@ use tokio::sync::Semaphore;
 use super::{
     error::{ApiError, ApiResult},
     metrics::Metrics,
-    records::{ModelFacts, Records},
+    records::{ModelFacts, Noted, Records},
     routes::ROUTES,
 };
 use crate::{
     base::{Error, ErrorKind, Result},
     infer::{Engine, Prompt},
     text::ChatTemplate,
+    work::policy::Caller,
 };
 
 /// The bounds of what one client, or all of them, can take.
@@ -83,6 +84,8 @@ pub struct Api {
     stopping: AtomicBool,
     /// Requests without a valid token that no audit entry counts yet.
     strangers: AtomicU64,
+    /// The same of looks at health and metrics.
+    probes: AtomicU64,
 }
 
 impl Api {
@@ -96,6 +99,7 @@ impl Api {
             unrecorded: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             strangers: AtomicU64::new(0),
+            probes: AtomicU64::new(0),
         }
     }
 
@@ -137,6 +141,23 @@ impl Api {
 
     pub fn take_strangers(&self) -> u64 {
         self.strangers.swap(0, Ordering::Relaxed)
+    }
+
+    pub fn count_probe(&self) {
+        self.probes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn take_probes(&self) -> u64 {
+        self.probes.swap(0, Ordering::Relaxed)
+    }
+
+    /// Writes down what becomes of a request.
+    ///
+    /// # Errors
+    /// 503 where that cannot be written down: then it is not done either.
+    pub async fn note(&self, caller: Caller, noted: Noted) -> ApiResult<()> {
+        let outcome = self.ask(move |records| records.note(&caller, &noted)).await;
+        self.recorded(outcome)
     }
 
     pub fn stop_accepting(&self) {
