@@ -11,6 +11,7 @@ use std::{
 use tokio::sync::Semaphore;
 
 use super::{
+    allowance::{Allowance, Allowances},
     error::{ApiError, ApiResult},
     metrics::Metrics,
     records::{ModelFacts, Noted, Records},
@@ -32,6 +33,8 @@ pub struct Limits {
     pub body_time_max: Duration,
     /// Answers being given or waiting for their turn.
     pub answers_max: usize,
+    /// Of one token.
+    pub each: Allowance,
 }
 
 impl Default for Limits {
@@ -41,6 +44,7 @@ impl Default for Limits {
             drained_bytes_max: 512 << 20,
             body_time_max: Duration::from_secs(60),
             answers_max: 256,
+            each: Allowance::default(),
         }
     }
 }
@@ -79,6 +83,7 @@ pub struct Api {
     pub limits: Limits,
     /// One permit an answer, kept until its outcome is recorded.
     pub answers: Arc<Semaphore>,
+    pub allowances: Arc<Allowances>,
     /// Set when a record could not be written, cleared when one could again.
     unrecorded: AtomicBool,
     stopping: AtomicBool,
@@ -86,6 +91,8 @@ pub struct Api {
     strangers: AtomicU64,
     /// The same of looks at health and metrics.
     probes: AtomicU64,
+    /// The same of requests beyond what their token may take.
+    limited: AtomicU64,
 }
 
 impl Api {
@@ -95,7 +102,9 @@ impl Api {
             models: RwLock::new(models.into_iter().map(Arc::new).collect()),
             metrics: Metrics::new(ROUTES.iter().map(|route| route.label())),
             answers: Arc::new(Semaphore::new(limits.answers_max)),
+            allowances: Arc::new(Allowances::new(limits.each)),
             limits,
+            limited: AtomicU64::new(0),
             unrecorded: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             strangers: AtomicU64::new(0),
@@ -145,6 +154,14 @@ impl Api {
 
     pub fn count_probe(&self) {
         self.probes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn count_limited(&self) {
+        self.limited.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn take_limited(&self) -> u64 {
+        self.limited.swap(0, Ordering::Relaxed)
     }
 
     pub fn take_probes(&self) -> u64 {

@@ -84,6 +84,9 @@ pub trait Records: Send + Sync + 'static {
     /// So many looks at health and metrics since the last time, in one entry.
     fn note_probes(&self, requests: u64) -> Result<()>;
 
+    /// So many requests beyond what their tokens may take, in one entry.
+    fn note_limited(&self, requests: u64) -> Result<()>;
+
     /// So many requests without a valid token since the last time: one entry for all, so that a stranger
     /// cannot fill the disk.
     fn note_unauthenticated(&self, requests: u64) -> Result<()>;
@@ -214,6 +217,11 @@ impl Records for WardenRecords {
             Some(status) => entry.detail("status", status),
             None => entry,
         })
+    }
+
+    fn note_limited(&self, requests: u64) -> Result<()> {
+        let entry = Entry::new("cloister", "api.limited", Outcome::Denied);
+        self.audit(entry.detail("requests", requests))
     }
 
     fn note_probes(&self, requests: u64) -> Result<()> {

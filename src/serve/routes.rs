@@ -140,6 +140,12 @@ async fn guarded(
             return Err(refusal);
         }
     };
+    if let Err(exceeded) = api.allowances.admit(caller.token, received) {
+        // Counted, not written down one by one: a flood must not fill the log.
+        api.count_limited();
+        intake::drain(body, intake::STRANGERS_BODY_MAX).await;
+        return Err(ApiError::beyond(exceeded));
+    }
     let note = |outcome, status| {
         let object = id.as_deref().and_then(|id| id.parse().ok());
         api.note(caller, Noted { action, object, outcome, status })

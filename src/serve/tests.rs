@@ -138,6 +138,10 @@ impl Records for Memory {
         Ok(())
     }
 
+    fn note_limited(&self, _: u64) -> Result<()> {
+        Ok(())
+    }
+
     fn note_probes(&self, _: u64) -> Result<()> {
         Ok(())
     }
@@ -531,6 +535,37 @@ async fn too_many_at_once_are_told_to_come_back() {
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(response.headers()[header::RETRY_AFTER], "1");
     drop(running);
+}
+
+#[tokio::test]
+async fn a_token_gets_what_it_may_and_hears_when_to_come_back() {
+    let bench = bench_with(|model, limits| {
+        model.step_time = Duration::from_millis(5);
+        limits.each.requests_a_minute = 4;
+        limits.each.answers_at_once = 1;
+        limits.each.answer_tokens_max = 50;
+    });
+    let (status, body) = bench.ask("POST", "/v1/completions", Some("user"), &prompt(51)).await;
+    assert_eq!((status, &body["error"]["param"]), (StatusCode::BAD_REQUEST, &json!("max_tokens")));
+    let mut body = prompt(50);
+    body["stream"] = json!(true);
+    let running = bench.send(request("POST", "/v1/completions", Some("user"), body.to_string())).await;
+    let ask = || bench.send(request("POST", "/v1/completions", Some("user"), prompt(1).to_string()));
+    let second = ask().await;
+    assert_eq!(
+        (second.status(), &second.headers()[header::RETRY_AFTER]),
+        (StatusCode::TOO_MANY_REQUESTS, &"1".parse().expect("a value"))
+    );
+    drop(running);
+    ask().await;
+    let fifth = ask().await;
+    assert_eq!(fifth.status(), StatusCode::TOO_MANY_REQUESTS);
+    let seconds: u64 = fifth.headers()[header::RETRY_AFTER].to_str().expect("text").parse().expect("seconds");
+    assert!((1..=60).contains(&seconds));
+    let said: Value = serde_json::from_slice(&bytes(fifth).await).expect("JSON");
+    assert_eq!(said["error"]["code"], "rate_limit_exceeded");
+    assert_eq!(bench.ask("GET", "/v1/models", Some("service"), &Value::Null).await.0, StatusCode::OK);
+    assert_eq!(bench.api.take_limited(), 1);
 }
 
 #[tokio::test]
