@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn the_ranges_are_those_of_the_rfc() {
         assert_eq!(ranges(3, 7), [2..3, 3..4, 0..2, 4..7]);
-        assert_eq!(ranges(4, 7), [4..7]);
+        assert_eq!(ranges(4, 7).iter().map(|range| (range.start, range.end)).collect::<Vec<_>>(), [(4, 7)]);
         assert_eq!(ranges(6, 7), [4..6, 6..7, 0..4]);
         assert!(ranges(7, 7).is_empty() && ranges(0, 7).is_empty());
     }

@@ -165,10 +165,10 @@ fn export(session: &Session, format: Format, out: Option<&Path>) -> Result<()> {
         }
         None => Box::new(std::io::stdout()),
     };
-    let writing = Writing { to: Mutex::new((BufWriter::new(to), Ok(()))) };
+    let writing = Writing(Mutex::new(Sheet { to: BufWriter::new(to), written: Ok(()) }));
     let request = Request::AuditExport { table: format == Format::Csv };
     let answer = client::run(&session.settings.site(), request, &writing)?;
-    let (mut to, written) = writing.to.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Sheet { mut to, written } = writing.0.into_inner().unwrap_or_else(PoisonError::into_inner);
     written.and_then(|()| to.flush()).context("writing the export")?;
     let report: AuditReport = serde_json::from_value(answer).context("reading the warden's answer")?;
     match out {
@@ -181,8 +181,12 @@ fn export(session: &Session, format: Format, out: Option<&Path>) -> Result<()> {
 }
 
 /// Takes the pieces of an export, byte for byte.
-struct Writing {
-    to: Mutex<(BufWriter<Box<dyn Write + Send>>, std::io::Result<()>)>,
+struct Writing(Mutex<Sheet>);
+
+struct Sheet {
+    to: BufWriter<Box<dyn Write + Send>>,
+    /// The first failure, after which nothing more is written.
+    written: std::io::Result<()>,
 }
 
 impl Monitor for Writing {
@@ -193,9 +197,9 @@ impl Monitor for Writing {
     }
 
     fn text(&self, piece: &str) {
-        let (to, written) = &mut *self.to.lock().unwrap_or_else(PoisonError::into_inner);
-        if written.is_ok() {
-            *written = to.write_all(piece.as_bytes());
+        let mut sheet = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if sheet.written.is_ok() {
+            sheet.written = sheet.to.write_all(piece.as_bytes());
         }
     }
 
