@@ -12,7 +12,7 @@
 //! | 4 | `corpus`, `nn` |
 //! | 5 | `model` |
 //! | 6 | `train`, `infer` |
-//! | 7 | `evaluate` |
+//! | 7 | `evaluate`, `qualify` |
 //! | 8 | `improve` |
 //! | 9 | `work` |
 //! | 10 | `serve` |
@@ -29,6 +29,7 @@ pub mod infer;
 pub mod model;
 pub mod nn;
 pub mod ops;
+pub mod qualify;
 pub mod seal;
 pub mod serve;
 pub mod store;

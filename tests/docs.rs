@@ -120,3 +120,20 @@ fn the_table_of_roles_is_the_programs() {
     let rows = page.lines().filter(|line| line.starts_with("| `")).count();
     assert_eq!(rows, wanted.len(), "docs/security.md has a row for what is no action");
 }
+
+#[test]
+fn the_unit_that_ships_exposes_little() {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd/cloister.service");
+    let text = fs::read_to_string(&unit).expect("the unit");
+    let said: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("ExecStart=/usr/bin/")).collect();
+    assert_eq!(said, ["cloister --data-dir /var/lib/cloister serve"]);
+    // In tenths: 2.0 of 10.
+    let rated = std::process::Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--threshold=20", "--no-pager"])
+        .arg(&unit)
+        .output();
+    match rated {
+        Ok(rated) => assert!(rated.status.success(), "{}", String::from_utf8_lossy(&rated.stdout)),
+        Err(_) => eprintln!("skipped: there is no systemd-analyze here"),
+    }
+}

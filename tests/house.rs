@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Every room and its floor. A room imports only rooms on lower floors.
-const FLOORS: [(&str, u32); 19] = [
+const FLOORS: [(&str, u32); 20] = [
     ("base", 0),
     ("seal", 1),
     ("tensor", 1),
@@ -24,6 +24,7 @@ const FLOORS: [(&str, u32); 19] = [
     ("train", 6),
     ("infer", 6),
     ("evaluate", 7),
+    ("qualify", 7),
     ("improve", 8),
     ("work", 9),
     ("serve", 10),

@@ -2,9 +2,10 @@
 
 use std::{
     fs::{File, OpenOptions},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
@@ -24,6 +25,9 @@ use crate::{
     },
     seal::Signer,
 };
+
+/// How often a log that could not be written is tried again.
+const MEND_EVERY: Duration = Duration::from_secs(1);
 
 /// The newest checkpoint, beside the segments: a log that was cut at its end no longer reaches it.
 pub(super) const CHECKPOINT_FILE: &str = "checkpoint";
@@ -55,7 +59,17 @@ struct Writer {
     /// A segment that has grown beyond this is followed by another.
     segment_bytes: u64,
     /// Why nothing more is written.
-    broken: Option<Error>,
+    broken: Option<Broken>,
+}
+
+/// A log that could not be written, until it can be again.
+struct Broken {
+    why: Error,
+    since_ms: u64,
+    /// When mending was tried last.
+    tried: Instant,
+    /// Entries that were refused since.
+    refused: u64,
 }
 
 impl AuditLog {
@@ -99,8 +113,9 @@ impl AuditLog {
     /// Appends an entry and returns its number when it is on the disk, under a signed checkpoint.
     ///
     /// # Errors
-    /// `Usage` when the entry is too long. `Unavailable` when the log cannot be written: from then on every
-    /// append fails at once, and the appliance is to serve no more.
+    /// `Usage` when the entry is too long. `Unavailable` when the log cannot be written: every append fails at
+    /// once then, and nothing that must be recorded is to be done, until the disk takes entries again. The
+    /// first of them says since when and why it did not.
     pub fn append(&self, entry: Entry) -> Result<u64> {
         // Before it can stand in the way of others.
         entry.to_line(u64::MAX)?;
@@ -151,16 +166,23 @@ impl AuditLog {
 
 impl Writer {
     fn append(&mut self, entries: &[Entry]) -> Vec<Result<u64>> {
+        if self.broken.as_ref().is_some_and(|broken| broken.tried.elapsed() >= MEND_EVERY) {
+            self.mend();
+        }
         let first = self.place.tree.size();
-        let written = match &self.broken {
-            Some(why) => Err(why.clone()),
-            None => self.write(entries).map_err(|error| self.break_off(error)),
+        let written = match &mut self.broken {
+            Some(broken) => {
+                broken.refused += entries.len() as u64;
+                Err(broken.why.clone())
+            }
+            None => self.write(entries).map_err(|error| self.break_off(error, entries.len() as u64)),
         };
         let answer = |number: usize| written.clone().map(|()| first + number as u64);
         (0..entries.len()).map(answer).collect()
     }
 
     fn write(&mut self, entries: &[Entry]) -> Result<()> {
+        self.still_there()?;
         if self.end_bytes >= self.segment_bytes {
             let mut place = self.place.clone();
             (self.file, self.end_bytes) =
@@ -190,6 +212,18 @@ impl Writer {
         self.checkpoint_file.write_all_at(note.as_bytes(), 0).context("writing the newest checkpoint")
     }
 
+    /// A file that was removed, replaced or cut takes writes all the same, and keeps none of them.
+    fn still_there(&self) -> Result<()> {
+        let path = segment_path(&self.directory, self.segment);
+        let stands = std::fs::metadata(&path).with_context(|| format!("looking at {}", path.display()))?;
+        let held = self.file.metadata().context("looking at the audit log")?;
+        let is_same = (stands.dev(), stands.ino()) == (held.dev(), held.ino());
+        if is_same && stands.len() == self.end_bytes {
+            return Ok(());
+        }
+        Err(Error::integrity(format!("{} was replaced or cut while it was in use", path.display())))
+    }
+
     fn note(&self) -> String {
         let root = self.place.tree.root();
         self.key.sign(&self.signer, &Body { size: self.place.tree.size(), root: &root, group: None })
@@ -207,14 +241,45 @@ impl Writer {
         self.write(&[entry])
     }
 
-    /// After a failed write or sync nobody knows what the disk holds: the next opening finds out.
-    fn break_off(&mut self, error: Error) -> Error {
-        let error = error
+    /// After a failed write or sync nobody knows what the disk holds: mending, or the next opening, finds out.
+    fn break_off(&mut self, error: Error, refused: u64) -> Error {
+        let why = error
             .with_kind(crate::base::ErrorKind::Unavailable)
             .context("the audit log cannot be written, so nothing that must be in it is done any more")
-            .remedy("make room on the disk or mend it, then start Cloister again");
-        self.broken = Some(error.clone());
-        error
+            .remedy("make room on the disk, or put back what was moved; it goes on by itself then");
+        let since_ms = now_ms();
+        self.broken = Some(Broken { why: why.clone(), since_ms, tried: Instant::now(), refused });
+        why
+    }
+
+    /// Goes on where the disk takes entries again: cuts what nobody was told of, and says what happened.
+    fn mend(&mut self) {
+        let Some(mut broken) = self.broken.take() else { return };
+        let entry = Entry::new("cloister", "audit.unavailable", Outcome::Done)
+            .detail("since_ms", broken.since_ms)
+            .detail("entries_refused", broken.refused)
+            .detail("reason", broken.why.to_string().chars().take(500).collect::<String>());
+        if self.take_up().and_then(|()| self.write(&[entry])).is_err() {
+            broken.tried = Instant::now();
+            self.broken = Some(broken);
+        }
+    }
+
+    /// Opens the files anew, if they hold what was signed.
+    fn take_up(&mut self) -> Result<()> {
+        let path = segment_path(&self.directory, self.segment);
+        let file = open_for_writing(&path)?;
+        let mut bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        bytes.truncate(usize::try_from(self.end_bytes).unwrap_or(usize::MAX));
+        if walk(&bytes, &self.key, self.segment, &[])?.end != self.place {
+            return Err(Error::integrity("the audit log is not what was signed"));
+        }
+        file.set_len(self.end_bytes)
+            .and_then(|()| file.sync_all())
+            .context("cutting an unfinished append from the audit log")?;
+        self.file = file;
+        self.checkpoint_file = open_checkpoint_file(&self.directory, &self.key, &self.signer, &self.place)?;
+        Ok(())
     }
 }
 
@@ -325,4 +390,8 @@ fn open_for_writing(path: &Path) -> Result<File> {
         options.write(true).mode(0o600).open(path).with_context(|| format!("opening {}", path.display()))?;
     sync_parent(path)?;
     Ok(file)
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
 }

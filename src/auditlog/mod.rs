@@ -16,8 +16,10 @@
 //! for every entry, that chain for every other line, and the leaves tell which entry was touched.
 
 mod entry;
+mod export;
 mod log;
 mod note;
+mod proof;
 mod read;
 mod segment;
 mod tree;
@@ -27,8 +29,10 @@ mod verify;
 mod tests;
 
 pub use entry::{Entry, Outcome, open_detail};
+pub use export::{COLUMNS, export, table_cells, table_line, verify_export};
 pub use log::{AuditLog, Recovered};
 pub use note::{Checkpoint, LogKey};
+pub use proof::Consistency;
 pub use read::{Entries, read};
 pub use tree::{Frontier, leaf_hash};
 pub use verify::{Problem, VerifyReport, verify};

@@ -20,6 +20,8 @@ pub(super) const SEGMENT_BYTES: u64 = 16 << 20;
 pub(super) const GROUP_ENTRIES_MAX: usize = 256;
 const FORMAT: &str = "cloister audit log v1";
 const CHECKPOINT_START: &[u8] = b"{\"checkpoint\":\"";
+/// What a header begins with.
+pub(super) const SEGMENT_START: &[u8] = b"{\"segment\":";
 
 /// Where the log stands: the tree, and the hash of the last header or checkpoint line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

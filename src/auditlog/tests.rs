@@ -294,6 +294,133 @@ fn a_log_that_cannot_be_written_says_so_every_time() {
 }
 
 #[test]
+fn a_log_that_can_be_written_again_says_since_when_and_why_it_could_not() {
+    let written = Written::singly();
+    let log = open(written.path()).expect("open");
+    let away = written.path().join("moved");
+    fs::rename(written.segment(), &away).expect("moved away");
+    for _ in 0..3 {
+        assert_eq!(log.append(entry(6)).unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+    fs::rename(&away, written.segment()).expect("put back");
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(log.append(entry(7)).expect("goes on"), 7);
+    let entries: Vec<_> =
+        read(written.path(), 6).expect("read").map(|entry| entry.expect("entry").1).collect();
+    assert_eq!(
+        (entries[0].action.as_str(), &entries[0].detail["entries_refused"]),
+        ("audit.unavailable", &3.into())
+    );
+    assert!(entries[0].detail["reason"].as_str().is_some_and(|reason| reason.contains("looking at")));
+    assert_eq!((entries.len(), &entries[1]), (2, &entry(7)));
+    assert_eq!(written.report().problems, []);
+}
+
+#[test]
+fn a_log_that_is_cut_or_replaced_while_it_is_in_use_takes_nothing_more() {
+    let cut: fn(&Path) = |path| {
+        let bytes = fs::read(path).expect("read");
+        fs::write(path, &bytes[..bytes.len() - 1]).expect("cut");
+    };
+    let removed: fn(&Path) = |path| fs::remove_file(path).expect("removed");
+    let replaced: fn(&Path) = |path| {
+        let bytes = fs::read(path).expect("read");
+        fs::remove_file(path).expect("removed");
+        fs::write(path, [bytes, b"{}".to_vec()].concat()).expect("replaced");
+    };
+    for harm in [cut, removed, replaced] {
+        let written = Written::singly();
+        let log = open(written.path()).expect("open");
+        harm(&written.segment());
+        assert_eq!(log.append(entry(6)).unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+}
+
+fn exported(directory: &Path) -> String {
+    let mut text = String::new();
+    export(directory, &mut |lines| {
+        text.push_str(lines);
+        Ok(())
+    })
+    .expect("exports");
+    text
+}
+
+fn verify_text(text: &str, kept: &[&str]) -> VerifyReport {
+    verify_export(text.as_bytes(), &key(), kept).expect("verify runs")
+}
+
+#[test]
+fn an_export_proves_itself_and_every_line_of_it_counts() {
+    let written = Written::segmented();
+    let text = exported(written.path());
+    assert!(text.matches("{\"segment\":").count() > 2, "{text}");
+    let report = verify_text(&text, &[]);
+    assert_eq!((report.entries, report.problems), (20, vec![]));
+    let lines: Vec<&str> = text.lines().collect();
+    let join = |lines: &[&str]| lines.join("\n") + "\n";
+    for at in 0..lines.len() - 1 {
+        let without = [&lines[..at], &lines[at + 1..]].concat();
+        assert!(!verify_text(&join(&without), &[]).problems.is_empty(), "without line {at}");
+        let mut edited = lines.clone();
+        let line = lines[at].replacen("e", "f", 1);
+        edited[at] = &line;
+        assert!(!verify_text(&join(&edited), &[]).problems.is_empty(), "line {at} edited");
+        let mut swapped = lines.clone();
+        swapped.swap(at, at + 1);
+        assert!(!verify_text(&join(&swapped), &[]).problems.is_empty(), "lines {at} and the next");
+    }
+    // Whole groups left out at the end are what a kept checkpoint shows, and nothing else.
+    let log = open(written.path()).expect("open");
+    let kept = log.checkpoint();
+    let cut = join(&lines[..lines.len() - 2]);
+    assert_eq!(verify_text(&cut, &[]).problems, []);
+    assert!(verify_text(&cut, &[&kept]).problems[0].what.contains("entry 19 is missing"));
+    assert_eq!(verify_text(&text, &[&kept]).problems, []);
+    assert_eq!(verify_text("", &[&kept]).problems.len(), 1);
+    let other = LogKey::new(install(), Signer::new(Key::from_bytes(&[1; 32]).expect("key")).public_key());
+    assert!(!verify_export(text.as_bytes(), &other, &[]).expect("runs").problems.is_empty());
+}
+
+#[test]
+fn a_log_is_proved_to_begin_with_an_earlier_one_and_another_is_not() {
+    let written = Written::segmented();
+    let log = open(written.path()).expect("open");
+    let earlier = log.checkpoint();
+    append(&log, 20..33);
+    let proof = Consistency::prove(written.path(), &key(), 20, log.checkpoint()).expect("proves");
+    assert_eq!(proof.verify(&key(), &earlier).expect("holds"), 33);
+    let mut other = proof.clone();
+    other.hashes.swap(0, 1);
+    assert_eq!(other.verify(&key(), &earlier).unwrap_err().kind(), ErrorKind::Integrity);
+    assert!(Consistency { from: 19, ..proof.clone() }.verify(&key(), &earlier).is_err());
+    assert!(Consistency { hashes: vec![], ..proof.clone() }.verify(&key(), &earlier).is_err());
+    let forged = Consistency { checkpoint: proof.checkpoint.replace("33", "34"), ..proof.clone() };
+    assert!(forged.verify(&key(), &earlier).is_err());
+    // Put back to the twenty, and gone on otherwise.
+    drop(log);
+    written.restore();
+    let log = open(written.path()).expect("open");
+    append(&log, 20..25);
+    let late = log.checkpoint();
+    append(&log, 25..33);
+    let honest = Consistency::prove(written.path(), &key(), 25, log.checkpoint()).expect("proves");
+    assert!(honest.verify(&key(), &late).is_ok());
+    assert!(Consistency { from: 20, ..honest }.verify(&key(), &earlier).is_err());
+    assert!(Consistency::prove(written.path(), &key(), 34, log.checkpoint()).is_err());
+}
+
+#[test]
+fn a_table_runs_nothing_and_tells_what_the_log_does() {
+    let line = |cells: &[&str]| table_line(&cells.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>());
+    assert_eq!(line(&["=1+1", "a,b", "-2", "@x"]).expect("a line"), "'=1+1,\"a,b\",'-2,'@x\n");
+    let cells = table_cells(3, &entry(3).detail("role", "auditor")).expect("cells");
+    let expected = ["3", "1790000000003", "local:0", "auditor", "test.act", "", "done", "{\"step\":3}"];
+    assert_eq!(cells, expected);
+    assert_eq!(cells.len(), COLUMNS.len());
+}
+
+#[test]
 fn an_append_torn_at_any_byte_is_cut_and_that_is_recorded() {
     let written = Written::singly();
     let whole = fs::read(written.segment()).expect("segment");

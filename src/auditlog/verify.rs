@@ -61,7 +61,16 @@ pub fn verify(directory: &Path, key: &LogKey, kept: &[&str]) -> Result<VerifyRep
     let mut problems = Vec::new();
     let kept = open_kept(directory, key, kept, &mut problems)?;
     let watched: Vec<u64> = kept.iter().map(|checkpoint| checkpoint.size).collect();
-    let walks = walk_all(directory, key, last_segment(directory)?, &watched)?;
+    check(walk_all(directory, key, last_segment(directory)?, &watched)?, key, &kept, problems)
+}
+
+/// Joins what the walks over all segments found, and holds it to the checkpoints that must be reached.
+pub(super) fn check(
+    walks: Vec<Result<Walked, Wrong>>,
+    key: &LogKey,
+    kept: &[Checkpoint],
+    mut problems: Vec<Problem>,
+) -> Result<VerifyReport> {
     let mut joined =
         Joined { place: Place::default(), seen: vec![(0, Place::default().tree.root())], last: None };
     for (number, walked) in (1..).zip(walks) {

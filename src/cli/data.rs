@@ -28,6 +28,9 @@ pub enum Command {
         /// Under which licence they may be used
         #[arg(long, value_name = "LICENCE")]
         licence: Option<String>,
+        /// Go on where this kernel cannot cage the process that reads documents; the audit log records it
+        #[arg(long)]
+        allow_weak_sandbox: bool,
     },
     /// List the documents
     Ls(Filter),
@@ -47,9 +50,9 @@ pub struct Filter {
 pub fn run(command: Command, session: &Session) -> Result<()> {
     let screen = &session.screen;
     match command {
-        Command::Ingest { paths, collection, subjects, licence } => {
+        Command::Ingest { paths, collection, subjects, licence, allow_weak_sandbox } => {
             let paths = paths.into_iter().map(absolute).collect::<Result<_>>()?;
-            let wanted = Ingest { paths, sample: false, collection, subjects, licence };
+            let wanted = Ingest { paths, sample: false, collection, subjects, licence, allow_weak_sandbox };
             let done: Ingested = session.ask(Request::DataIngest(wanted))?;
             screen.show(&done, draw_ingested)
         }

@@ -11,6 +11,7 @@ use crate::{
         Error, Result,
         units::{Bytes, Count},
     },
+    corpus::cage::Walls,
     device::{
         Choice, Cuda, Pool,
         cuda::{self, Driver, Info},
@@ -52,6 +53,7 @@ pub fn run(_: Args, Session { settings, screen }: &Session) -> Result<()> {
         memory(&read("/proc/meminfo")),
         locked_memory(&read("/proc/self/limits")),
         filesystem(&settings.data_dir, &read("/proc/self/mounts")),
+        cage(Walls::of_this_kernel()),
         device(settings.device),
         speed(settings.threads),
     ];
@@ -188,6 +190,22 @@ fn filesystem(data_dir: &Path, mounts: &str) -> Check {
     }
 }
 
+/// What keeps a hostile document from doing anything but being read.
+fn cage(walls: Walls) -> Check {
+    let found = walls.to_string();
+    match walls {
+        Walls { filter: true, landlock: true } => good("cage", found),
+        Walls { filter: true, landlock: false } => {
+            let remedy =
+                "one wall of two: landlock in the kernel's list of security modules (lsm=) adds the other";
+            lacking("cage", State::Poor, found, remedy)
+        }
+        Walls { filter: false, .. } => {
+            lacking("cage", State::Bad, found, "ingest takes a kernel with CONFIG_SECCOMP_FILTER")
+        }
+    }
+}
+
 /// What would compute, and why not a card.
 fn device(choice: Choice) -> Check {
     let driver = Driver::look();
@@ -259,6 +277,14 @@ mod tests {
         let mounts = "/dev/sda1 / ext4 rw 0 0\nserver:/home /tmp nfs4 rw 0 0\n";
         assert_eq!(filesystem(Path::new("/tmp/nowhere/data"), mounts).state, State::Bad);
         assert_eq!(filesystem(Path::new("/nowhere/data"), mounts).state, State::Good);
+    }
+
+    #[test]
+    fn a_cage_with_one_wall_is_poor_and_without_the_filter_bad() {
+        let state = |filter, landlock| cage(Walls { filter, landlock }).state;
+        assert_eq!(state(true, true), State::Good);
+        assert_eq!(state(true, false), State::Poor);
+        assert_eq!((state(false, true), state(false, false)), (State::Bad, State::Bad));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod model;
 mod progress;
 mod quickstart;
 mod screen;
+mod selftest;
 mod serve;
 mod session;
 mod settings;
@@ -88,6 +89,8 @@ enum Command {
     /// How fast this machine trains and generates
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Try every operation on this machine's device against a reference, and say how far off each is
+    Selftest(selftest::Args),
     /// Look at this machine and the data directory, and say what would get in the way
     Doctor(doctor::Args),
 }
@@ -126,6 +129,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Token(command) => token::run(command, &session),
         Command::Job(command) => job::run(command, &session),
         Command::Bench(command) => bench::run(command, &session),
+        Command::Selftest(args) => selftest::run(args, &session),
         Command::Doctor(args) => doctor::run(args, &session),
     }
 }

@@ -48,6 +48,9 @@ pub struct Args {
     /// Stop before serving
     #[arg(long)]
     no_serve: bool,
+    /// Go on where this kernel cannot cage the process that reads documents; the audit log records it
+    #[arg(long)]
+    allow_weak_sandbox: bool,
     #[command(flatten)]
     serve: serve::Args,
 }
@@ -60,7 +63,7 @@ pub fn run(args: Args, mut session: Session) -> Result<()> {
     data_directory(&mut session)?;
     let before: Status = session.ask(Request::Status)?;
     what_is_there(&session.screen, &before)?;
-    let changed = documents(&session, &before, paths)?;
+    let changed = documents(&session, &before, paths, args.allow_weak_sandbox)?;
     let tokenizer = tokenizer(&session, &before, changed)?;
     let (model, measured) = model(&session, &before, &tokenizer, args.minutes, changed)?;
     measurements(&session, &measured)?;
@@ -132,7 +135,7 @@ fn what_is_there(screen: &Screen, status: &Status) -> Result<()> {
 }
 
 /// Ingests what was named, or the samples the first time. Says whether the collection changed.
-fn documents(session: &Session, before: &Status, paths: Vec<PathBuf>) -> Result<bool> {
+fn documents(session: &Session, before: &Status, paths: Vec<PathBuf>, weak: bool) -> Result<bool> {
     let is_filled = before.collections.iter().any(|row| row.name == NAME && row.documents > 0);
     if paths.is_empty() && is_filled {
         return Ok(false);
@@ -146,7 +149,14 @@ fn documents(session: &Session, before: &Status, paths: Vec<PathBuf>) -> Result<
         )?;
     }
     let licence = sample.then(|| sample::LICENCE.to_owned());
-    let wanted = Ingest { paths, sample, collection: NAME.into(), subjects: Vec::new(), licence };
+    let wanted = Ingest {
+        paths,
+        sample,
+        collection: NAME.into(),
+        subjects: Vec::new(),
+        licence,
+        allow_weak_sandbox: weak,
+    };
     let done: Ingested = session.ask(Request::DataIngest(wanted))?;
     if !session.screen.is_json() {
         data::draw_ingested(&session.screen, &done)?;

@@ -12,7 +12,10 @@ pub fn enter(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> 
     }
     Some(match arguments.next() {
         // Its socket hears how it ended; a code is all that is left to say.
-        Some(what) if what == "extract" => ExitCode::from(u8::from(cage::child_main().is_err())),
+        Some(what) if what == "extract" => {
+            let allow_weak = arguments.next().is_some_and(|walls| walls == cage::ALLOW_WEAK);
+            ExitCode::from(u8::from(cage::child_main(allow_weak).is_err()))
+        }
         _ => work::worker::main(),
     })
 }

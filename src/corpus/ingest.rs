@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Admitted, Format, Intake, NewDocument, Reason, Refusal,
-    cage::{Cage, Program},
+    cage::{Cage, Program, Walls},
     extract::{Event, Options, SOURCE_BYTES_MAX},
     parallel,
     refusal::Refused,
@@ -60,6 +60,9 @@ pub struct IngestSpec {
     /// Readers at a time; 0: one per core.
     #[serde(default)]
     pub threads: usize,
+    /// Read on though the kernel cannot build the cage's walls.
+    #[serde(default)]
+    pub allow_weak_sandbox: bool,
 }
 
 /// What an ingest did.
@@ -80,6 +83,9 @@ pub struct IngestReport {
     pub by_format: BTreeMap<Format, u64>,
     pub by_reason: BTreeMap<Reason, u64>,
     pub elapsed_s: f64,
+    /// What stood around the readers beside their limits.
+    #[serde(default)]
+    pub walls: Walls,
 }
 
 impl IngestReport {
@@ -92,9 +98,11 @@ impl IngestReport {
 /// Ingests. What the returned report, or a progress line before it, called done is durable.
 ///
 /// # Errors
-/// `Usage` when the paths hold no file at all; `Interrupted` on a stop request; whatever `intake` fails with.
+/// `Usage` when the paths hold no file at all; `Unavailable` where the kernel cannot cage the readers; `Interrupted` on a stop request; whatever `intake` fails with.
 /// A file that cannot be taken is no error: it is in the report and in the quarantine.
 pub fn run(spec: &IngestSpec, intake: &dyn Intake, monitor: &dyn Monitor) -> Result<IngestReport> {
+    let walls = Walls::of_this_kernel();
+    walls.must_hold(spec.allow_weak_sandbox)?;
     let sample = if spec.sample { sample::files()? } else { Vec::new() };
     let sample_bytes = sample.iter().map(|file| file.source.len() as u64).sum::<u64>();
     let total_bytes = sample_bytes + survey(spec, monitor)?;
@@ -110,7 +118,8 @@ pub fn run(spec: &IngestSpec, intake: &dyn Intake, monitor: &dyn Monitor) -> Res
     let mut handover = Handover::new(spec, intake, monitor, total_bytes);
     let outcome = std::thread::scope(|scope| {
         for _ in 0..readers {
-            scope.spawn(|| Reader { spec, next: &next, stop: &stop, cage: Cage::new(Program::own()) }.run());
+            let cage = Cage::new(Program::own(spec.allow_weak_sandbox));
+            scope.spawn(|| Reader { spec, next: &next, stop: &stop, cage }.run());
         }
         let outcome = handover.all(&queue);
         stop.store(true, Ordering::Relaxed);
@@ -119,7 +128,7 @@ pub fn run(spec: &IngestSpec, intake: &dyn Intake, monitor: &dyn Monitor) -> Res
         outcome
     });
     outcome?;
-    Ok(handover.report)
+    Ok(IngestReport { walls, ..handover.report })
 }
 
 /// The bytes that there are to read.

@@ -1,7 +1,7 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::base::Silent;
+use crate::{base::Silent, corpus::hostile};
 
 #[derive(Default)]
 struct Kept {
@@ -133,4 +133,44 @@ fn a_full_disk_ends_the_ingest_with_that_error() {
     }
     let error = run(&spec(directory.path()), &Full, &Silent).unwrap_err();
     assert!(error.to_string().contains("no space left"), "{error}");
+}
+
+/// As a steward meets them: in one folder with what is wanted.
+#[test]
+fn documents_that_bite_end_in_quarantine_and_the_rest_of_the_folder_is_taken() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let hostile = hostile::all();
+    for (name, bytes, _) in &hostile {
+        std::fs::write(directory.path().join(name), bytes).expect("file");
+        std::fs::write(directory.path().join(format!("{name}.after.txt")), format!("after {name}"))
+            .expect("file");
+    }
+    let started = Instant::now();
+    let kept = Kept::default();
+    let report = run(&spec(directory.path()), &kept, &Silent).expect("the ingest goes on");
+    let (documents, refusals) =
+        (kept.documents.into_inner().expect("no panic"), kept.refusals.into_inner().expect("no panic"));
+    let mut wrong = Vec::new();
+    for (name, _, may_be) in &hostile {
+        let is_it = |path: &str| path.ends_with(&format!("/{name}"));
+        let refused = refusals.iter().find(|refusal| is_it(&refusal.name)).map(|refusal| refusal.reason);
+        let taken = documents.iter().find(|document| is_it(&document.name));
+        let right = match refused {
+            Some(reason) => may_be.contains(&reason),
+            None => may_be.is_empty() && taken.is_some_and(|document| document.text.contains("kept words")),
+        };
+        if !right {
+            wrong.push(format!("{name}: {refused:?}, {:?}", taken.map(|document| document.text.len())));
+        }
+        let after = documents.iter().find(|document| document.name.ends_with(&format!("{name}.after.txt")));
+        assert_eq!(after.map(|document| document.text.clone()), Some(format!("after {name}")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(report.files, 2 * hostile.len() as u64);
+    assert!(!Path::new("/tmp/cloister-slip").exists(), "nothing is unpacked anywhere");
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let secret = passwd.lines().next().filter(|line| !line.is_empty()).unwrap_or("root:");
+    assert!(documents.iter().all(|document| !document.text.contains(secret)), "nothing was fetched");
+    // Each has 30 seconds; that most need none of it keeps this test short, and says so when it is not.
+    eprintln!("{:.1} s for {} documents that bite", started.elapsed().as_secs_f64(), hostile.len());
 }

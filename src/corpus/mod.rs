@@ -17,6 +17,10 @@ pub mod split;
 pub mod tokenizer;
 mod walk;
 
+#[cfg(test)]
+#[path = "hostile_tests.rs"]
+mod hostile;
+
 pub use document::{Admitted, Format, Intake, NewDocument};
 pub use extents::{Extent, TokenSet};
 pub use ingest::{IngestReport, IngestSpec};

@@ -50,6 +50,7 @@ reasons! {
     TooMuch: "too_much", "unfolds into more than the limit (a decompression bomb, perhaps)", "check where it came from; split it if it is genuine";
     TimedOut: "timed_out", "took longer than the limit to read", "save it again or split it";
     OutOfMemory: "out_of_memory", "needed more memory than the limit to read", "save it again or split it";
+    Forbidden: "forbidden", "made its reader ask the kernel for what no reader needs (an attack, perhaps)", "do not open it elsewhere; find out where it came from";
     Crashed: "crashed", "crashed the reader (nothing else was harmed)", "save it again in the program that made it; report it if you may share it";
 }
 

@@ -12,7 +12,7 @@ pub mod memory;
 pub mod simd;
 pub mod threads;
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 pub use choice::Choice;
 pub use comm::Comm;
@@ -38,6 +38,19 @@ impl Device {
         match self {
             Self::Cpu(pool) => pool,
             Self::Cuda(cuda) => cuda.pool(),
+        }
+    }
+}
+
+/// As a report names it.
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu(pool) => write!(f, "the CPU, {} threads", pool.threads()),
+            Self::Cuda(cuda) => {
+                let info = cuda.info();
+                write!(f, "cuda:{}, {}", info.ordinal, info.name)
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
+    allowance::Place,
     api::{Api, Served},
     error::{ApiError, ApiResult},
     intake::Call,
@@ -37,12 +38,12 @@ use crate::{
 
 pub async fn chat(api: Arc<Api>, caller: Caller, call: Call) -> ApiResult<Response> {
     let ask = requests::chat(&call.body)?;
-    answer(api, caller, AnswerKind::Chat, ask, call.received).await
+    answer(api, caller, AnswerKind::Chat, ask, call).await
 }
 
 pub async fn completion(api: Arc<Api>, caller: Caller, call: Call) -> ApiResult<Response> {
     let ask = requests::completion(&call.body)?;
-    answer(api, caller, AnswerKind::Completion, ask, call.received).await
+    answer(api, caller, AnswerKind::Completion, ask, call).await
 }
 
 async fn answer(
@@ -50,11 +51,21 @@ async fn answer(
     caller: Caller,
     kind: AnswerKind,
     ask: Ask,
-    received: Instant,
+    call: Call,
 ) -> ApiResult<Response> {
     let served = api.model(&ask.model)?;
     let permit = Arc::clone(&api.answers).try_acquire_owned().map_err(|_| ApiError::busy())?;
-    let (ask, generation) = prepare(&served, ask).await?;
+    let place = api.allowances.answer(caller.token, call.received).map_err(ApiError::beyond)?;
+    let most = api.allowances.each.answer_tokens_max;
+    // A bound beyond the model's own says nothing that the model would not.
+    let is_bound = most < served.engine.context_tokens() as u64;
+    if let Some(wanted) = ask.max_tokens.filter(|&wanted| is_bound && wanted > most) {
+        let message = format!("This API key may ask for {most} tokens at most, and {wanted} were asked for.");
+        return Err(ApiError::invalid("max_tokens", "integer_above_max_value", message));
+    }
+    let (ask, mut generation) = prepare(&served, ask).await?;
+    generation.max_tokens = generation.max_tokens.min(usize::try_from(most).unwrap_or(usize::MAX));
+    place.spend(generation.prompt.len() as u64);
     let asked = Asked {
         id: seal::new_id(crate::base::IdKind::Answer)?,
         caller,
@@ -73,7 +84,9 @@ async fn answer(
     };
     let events = served.engine.submit(generation)?;
     // From here on the prompt is being worked through, while the intent goes to the disk.
-    let record = Record::begin(&api, asked, permit).await?;
+    call.recorded.store(true, Ordering::Release);
+    let record = Record::begin(&api, asked, permit, place).await?;
+    let received = call.received;
     let listening = Listening { events, record, served, received, last: None, logs: ask.logprobs };
     if ask.stream { streamed(listening, envelope).await } else { whole(listening, &envelope).await }
 }
@@ -146,6 +159,7 @@ impl Listening {
             self.measure();
             self.record.text.push_str(&piece.text);
             self.record.usage.completion_tokens += 1;
+            self.record.place.spend(1);
         }
         event
     }
@@ -294,10 +308,17 @@ struct Record {
     usage: Usage,
     /// Held until the outcome is durable; None once somebody ended it.
     permit: Option<OwnedSemaphorePermit>,
+    /// Among what its token may have at once.
+    place: Place,
 }
 
 impl Record {
-    async fn begin(api: &Arc<Api>, asked: Asked, permit: OwnedSemaphorePermit) -> ApiResult<Self> {
+    async fn begin(
+        api: &Arc<Api>,
+        asked: Asked,
+        permit: OwnedSemaphorePermit,
+        place: Place,
+    ) -> ApiResult<Self> {
         let api = Arc::clone(api);
         // On a task of its own: if the client goes away while this waits, the record still comes into being,
         // is dropped then, and so ends as cancelled after it has begun.
@@ -307,7 +328,7 @@ impl Record {
             let begun = api.ask(move |records| records.begin_answer(&to_record)).await;
             api.recorded(begun)?;
             let usage = Usage { prompt_tokens: asked.prompt_tokens as usize, completion_tokens: 0 };
-            Ok(Self { api, asked, text: String::new(), usage, permit: Some(permit) })
+            Ok(Self { api, asked, text: String::new(), usage, permit: Some(permit), place })
         });
         beginning.await.map_err(|_| ApiError::internal(&Error::failed("beginning a record panicked")))?
     }

@@ -11,15 +11,17 @@ use std::{
 use tokio::sync::Semaphore;
 
 use super::{
+    allowance::{Allowance, Allowances},
     error::{ApiError, ApiResult},
     metrics::Metrics,
-    records::{ModelFacts, Records},
+    records::{ModelFacts, Noted, Records},
     routes::ROUTES,
 };
 use crate::{
     base::{Error, ErrorKind, Result},
     infer::{Engine, Prompt},
     text::ChatTemplate,
+    work::policy::Caller,
 };
 
 /// The bounds of what one client, or all of them, can take.
@@ -31,6 +33,8 @@ pub struct Limits {
     pub body_time_max: Duration,
     /// Answers being given or waiting for their turn.
     pub answers_max: usize,
+    /// Of one token.
+    pub each: Allowance,
 }
 
 impl Default for Limits {
@@ -40,6 +44,7 @@ impl Default for Limits {
             drained_bytes_max: 512 << 20,
             body_time_max: Duration::from_secs(60),
             answers_max: 256,
+            each: Allowance::default(),
         }
     }
 }
@@ -78,11 +83,16 @@ pub struct Api {
     pub limits: Limits,
     /// One permit an answer, kept until its outcome is recorded.
     pub answers: Arc<Semaphore>,
+    pub allowances: Arc<Allowances>,
     /// Set when a record could not be written, cleared when one could again.
     unrecorded: AtomicBool,
     stopping: AtomicBool,
     /// Requests without a valid token that no audit entry counts yet.
     strangers: AtomicU64,
+    /// The same of looks at health and metrics.
+    probes: AtomicU64,
+    /// The same of requests beyond what their token may take.
+    limited: AtomicU64,
 }
 
 impl Api {
@@ -92,10 +102,13 @@ impl Api {
             models: RwLock::new(models.into_iter().map(Arc::new).collect()),
             metrics: Metrics::new(ROUTES.iter().map(|route| route.label())),
             answers: Arc::new(Semaphore::new(limits.answers_max)),
+            allowances: Arc::new(Allowances::new(limits.each)),
             limits,
+            limited: AtomicU64::new(0),
             unrecorded: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             strangers: AtomicU64::new(0),
+            probes: AtomicU64::new(0),
         }
     }
 
@@ -137,6 +150,31 @@ impl Api {
 
     pub fn take_strangers(&self) -> u64 {
         self.strangers.swap(0, Ordering::Relaxed)
+    }
+
+    pub fn count_probe(&self) {
+        self.probes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn count_limited(&self) {
+        self.limited.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn take_limited(&self) -> u64 {
+        self.limited.swap(0, Ordering::Relaxed)
+    }
+
+    pub fn take_probes(&self) -> u64 {
+        self.probes.swap(0, Ordering::Relaxed)
+    }
+
+    /// Writes down what becomes of a request.
+    ///
+    /// # Errors
+    /// 503 where that cannot be written down: then it is not done either.
+    pub async fn note(&self, caller: Caller, noted: Noted) -> ApiResult<()> {
+        let outcome = self.ask(move |records| records.note(&caller, &noted)).await;
+        self.recorded(outcome)
     }
 
     pub fn stop_accepting(&self) {

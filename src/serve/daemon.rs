@@ -209,6 +209,14 @@ async fn note_strangers(api: &Arc<Api>) {
         let _ =
             api.recorded(api.ask(move |records: &dyn Records| records.note_unauthenticated(requests)).await);
     }
+    let limited = api.take_limited();
+    if limited > 0 {
+        let _ = api.recorded(api.ask(move |records: &dyn Records| records.note_limited(limited)).await);
+    }
+    let probes = api.take_probes();
+    if probes > 0 {
+        let _ = api.recorded(api.ask(move |records: &dyn Records| records.note_probes(probes)).await);
+    }
 }
 
 /// Serves what is trained or imported while the daemon runs, and starts engines again that died.

@@ -236,11 +236,23 @@ fn answers_over_tls_with_receipts_and_leaves_no_prompt_on_the_disk() {
         "answer.ask Intent",
         "answer.ask Done",
         "feedback.give Done",
+        "receipt.show Intent",
+        "receipt.show Done",
         "api.unauthenticated Denied",
         "serve.stop Done",
     ] {
         assert!(actions.iter().any(|written| written == action), "{action} not in {actions:?}");
     }
+    let asked = crate::auditlog::read(&warden.data_dir().join("audit"), 0)
+        .expect("the log")
+        .map(|entry| entry.expect("entry").1)
+        .find(|entry| entry.action == "answer.ask")
+        .expect("one was asked");
+    assert_eq!(
+        (&asked.detail["role"], asked.detail["prompt_hmac"].as_str().map(str::len)),
+        (&json!("user"), Some(64))
+    );
+    assert!(asked.detail["from"]["sealed"].is_string() && asked.detail["model"].is_string(), "{asked:?}");
     for file in files_under(directory.path()) {
         let bytes = std::fs::read(&file).expect("reads");
         let found = bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes());

@@ -8,6 +8,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
+use super::allowance::Exceeded;
 use crate::{
     base::{Error, ErrorKind},
     infer::Refusal,
@@ -148,6 +149,14 @@ impl ApiError {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message)
             .with_code("rate_limit_exceeded")
             .retry_after(1)
+    }
+
+    /// This token has taken what it may.
+    pub fn beyond(exceeded: Exceeded) -> Self {
+        let message = format!("Rate limit reached for this API key: {}.", exceeded.what);
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message)
+            .with_code("rate_limit_exceeded")
+            .retry_after(exceeded.retry_after_s)
     }
 
     pub fn unavailable(message: impl Into<String>) -> Self {

@@ -112,6 +112,7 @@ pub async fn feedback(api: Arc<Api>, caller: Caller, call: Call) -> ApiResult<Re
     let opinion = read_opinion(&call.body)?;
     let answer = own_answer(&api, &caller, opinion.answer, Action::FeedbackReview).await?;
     let kept = opinion.clone();
+    call.recorded.store(true, Ordering::Release);
     let id = api.ask(move |records| records.add_feedback(&caller, &kept)).await;
     let id = api.recorded(id)?;
     let body = json!({"id": id, "object": "feedback", "answer": answer.id, "rating": opinion.rating});

@@ -2,21 +2,24 @@
 //! arrived in bounded time.
 
 use std::{
-    sync::Arc,
+    net::IpAddr,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderMap, header},
+    http::{HeaderMap, header, request::Parts},
 };
 use futures_util::StreamExt;
 
 use super::{
     api::Api,
     error::{ApiError, ApiResult},
+    records::Noted,
 };
 use crate::{
+    auditlog::Outcome,
     base::ErrorKind,
     work::policy::{Action, Caller},
 };
@@ -34,17 +37,23 @@ pub struct Call {
     pub id: Option<String>,
     pub body: Bytes,
     pub received: Instant,
+    /// Set by a handler that writes intent and outcome itself, as soon as it begins to.
+    pub recorded: Arc<AtomicBool>,
 }
 
+/// The address that a connection comes from, as its requests carry it.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
 /// Who calls, if they may do `action`.
-pub async fn caller(api: &Arc<Api>, headers: &HeaderMap, action: Action) -> ApiResult<Caller> {
-    let Some(bearer) = bearer(headers) else {
+pub async fn caller(api: &Arc<Api>, head: &Parts, action: Action) -> ApiResult<Caller> {
+    let Some(bearer) = bearer(&head.headers) else {
         api.count_stranger();
         return Err(ApiError::no_token());
     };
     let bearer = bearer.to_owned();
     let caller = match api.ask(move |records| records.authenticate(&bearer)).await {
-        Ok(caller) => caller,
+        Ok(caller) => Caller { from: head.extensions.get::<Peer>().map(|peer| peer.0), ..caller },
         Err(error) if error.kind() == ErrorKind::Denied => {
             api.count_stranger();
             return Err(ApiError::wrong_token());
@@ -52,8 +61,7 @@ pub async fn caller(api: &Arc<Api>, headers: &HeaderMap, action: Action) -> ApiR
         Err(error) => return Err(ApiError::unrecorded(&error)),
     };
     if !caller.role.may(action) {
-        let noted = api.ask(move |records| records.note_denied(&caller, action)).await;
-        api.recorded(noted)?;
+        api.note(caller, Noted { action, object: None, outcome: Outcome::Denied, status: Some(403) }).await?;
         let message = format!("A token with the role '{}' may not do '{action}'.", caller.role);
         return Err(ApiError::forbidden(message));
     }

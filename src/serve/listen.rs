@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -24,6 +24,8 @@ use tokio::{
     time::{Instant, Sleep},
 };
 use tokio_rustls::TlsAcceptor;
+
+use super::intake::Peer;
 
 /// Bounds on connections.
 #[derive(Clone, Debug)]
@@ -72,7 +74,7 @@ pub async fn serve(
         let connection = Connection { tls: tls.clone(), router: router.clone(), limits: limits.clone() };
         let watcher = graceful.watcher();
         tokio::spawn(async move {
-            if let Err(error) = connection.run(stream, watcher).await {
+            if let Err(error) = connection.run(stream, peer, watcher).await {
                 tracing::debug!(%peer, %error, "connection");
             }
             drop(place);
@@ -112,18 +114,20 @@ impl Connection {
     async fn run(
         self,
         stream: TcpStream,
+        peer: SocketAddr,
         watcher: hyper_util::server::graceful::Watcher,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         // Tokens leave as they come.
         stream.set_nodelay(true)?;
         let stream = Stalling::new(stream, self.limits.write_stall_max);
         let stream = tokio::time::timeout(self.limits.handshake_time_max, self.tls.accept(stream)).await??;
+        let router = self.router.layer(Extension(Peer(peer.ip())));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head_time_max)
             .max_buf_size(self.limits.head_bytes_max)
             .max_headers(self.limits.headers_max)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.router));
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
         watcher.watch(connection).await?;
         Ok(())
     }

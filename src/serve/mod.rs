@@ -1,6 +1,7 @@
 //! The API: HTTPS in, text out, in the shapes that OpenAI's clients know. It promises that nothing is answered
 //! without a valid token, a role that may, and a durable record; models, keys and records are other rooms' work.
 
+pub mod allowance;
 pub mod answering;
 pub mod api;
 pub mod daemon;
@@ -15,6 +16,7 @@ pub mod routes;
 pub mod tls;
 pub mod wire;
 
+pub use allowance::Allowance;
 pub use api::{Api, Limits, Served};
 pub use daemon::{Bound, ServeOptions, identity, run};
 pub use routes::router;

@@ -51,6 +51,17 @@ pub struct Ended {
     pub text: String,
 }
 
+/// An entry of the audit log about a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Noted {
+    pub action: Action,
+    /// What the path named, where that is an identifier.
+    pub object: Option<Id>,
+    pub outcome: Outcome,
+    /// What was answered.
+    pub status: Option<u16>,
+}
+
 /// All of these block, on the disk at times: they are called away from the asynchronous threads.
 pub trait Records: Send + Sync + 'static {
     /// # Errors
@@ -67,8 +78,14 @@ pub trait Records: Send + Sync + 'static {
 
     fn add_feedback(&self, caller: &Caller, opinion: &Opinion) -> Result<Id>;
 
-    /// A caller with a valid token asked for what its role may not have.
-    fn note_denied(&self, caller: &Caller, action: Action) -> Result<()>;
+    /// What becomes of a request that writes no record of its own. Durable when it returns.
+    fn note(&self, caller: &Caller, noted: &Noted) -> Result<()>;
+
+    /// So many looks at health and metrics since the last time, in one entry.
+    fn note_probes(&self, requests: u64) -> Result<()>;
+
+    /// So many requests beyond what their tokens may take, in one entry.
+    fn note_limited(&self, requests: u64) -> Result<()>;
 
     /// So many requests without a valid token since the last time: one entry for all, so that a stranger
     /// cannot fill the disk.
@@ -81,6 +98,10 @@ pub struct WardenRecords(pub Arc<Warden>);
 impl WardenRecords {
     fn audit(&self, entry: Entry) -> Result<()> {
         self.0.audit(entry).map(|_| ())
+    }
+
+    fn entry(&self, caller: &Caller, action: Action, outcome: Outcome) -> Result<Entry> {
+        self.0.about(Entry::new(caller.token.to_string(), action.as_str(), outcome), caller)
     }
 
     fn receipt(&self, asked: &Asked, ended: &Ended, now_ms: u64) -> Result<String> {
@@ -109,23 +130,17 @@ impl WardenRecords {
     }
 }
 
-fn entry(caller: &Caller, action: Action, outcome: Outcome) -> Entry {
-    let entry = Entry::new(caller.token.to_string(), action.as_str(), outcome);
-    match caller.user {
-        Some(user) => entry.detail("user", user.to_string()),
-        None => entry,
-    }
-}
-
 impl Records for WardenRecords {
     fn authenticate(&self, bearer: &str) -> Result<Caller> {
         self.0.authenticate(bearer)
     }
 
     fn begin_answer(&self, asked: &Asked) -> Result<()> {
-        let intent = entry(&asked.caller, Action::AnswerAsk, Outcome::Intent)
+        let intent = self
+            .entry(&asked.caller, Action::AnswerAsk, Outcome::Intent)?
             .object(asked.id)
             .detail("model", asked.model.id.to_string())
+            .detail("prompt_hmac", self.0.text_mac(&asked.prompt))
             .detail("prompt_tokens", asked.prompt_tokens);
         self.audit(intent)?;
         self.0.store().write(|rows| {
@@ -159,8 +174,11 @@ impl Records for WardenRecords {
             })
         })?;
         let outcome = if ended.state == AnswerState::Failed { Outcome::Failed } else { Outcome::Done };
-        let entry = entry(&asked.caller, Action::AnswerAsk, outcome)
+        let entry = self
+            .entry(&asked.caller, Action::AnswerAsk, outcome)?
             .object(asked.id)
+            .detail("model", asked.model.id.to_string())
+            .detail("answer_hmac", self.0.text_mac(&ended.text))
             .detail("state", ended.state.as_str())
             .detail("completion_tokens", ended.usage.completion_tokens as u64);
         self.audit(entry)
@@ -173,11 +191,10 @@ impl Records for WardenRecords {
     fn add_feedback(&self, caller: &Caller, opinion: &Opinion) -> Result<Id> {
         let id = seal::new_id(IdKind::Feedback)?;
         let about = |outcome| {
-            entry(caller, Action::FeedbackGive, outcome)
-                .object(id)
-                .detail("answer", opinion.answer.to_string())
+            let entry = self.entry(caller, Action::FeedbackGive, outcome)?;
+            self.audit(entry.object(id).detail("answer", opinion.answer.to_string()))
         };
-        self.audit(about(Outcome::Intent))?;
+        about(Outcome::Intent)?;
         self.0.store().write(|rows| {
             rows.add_feedback(&NewFeedback {
                 id,
@@ -189,12 +206,27 @@ impl Records for WardenRecords {
                 comment: opinion.comment.as_deref(),
             })
         })?;
-        self.audit(about(Outcome::Done))?;
+        about(Outcome::Done)?;
         Ok(id)
     }
 
-    fn note_denied(&self, caller: &Caller, action: Action) -> Result<()> {
-        self.audit(entry(caller, action, Outcome::Denied))
+    fn note(&self, caller: &Caller, noted: &Noted) -> Result<()> {
+        let mut entry = self.entry(caller, noted.action, noted.outcome)?;
+        entry.object = noted.object;
+        self.audit(match noted.status {
+            Some(status) => entry.detail("status", status),
+            None => entry,
+        })
+    }
+
+    fn note_limited(&self, requests: u64) -> Result<()> {
+        let entry = Entry::new("cloister", "api.limited", Outcome::Denied);
+        self.audit(entry.detail("requests", requests))
+    }
+
+    fn note_probes(&self, requests: u64) -> Result<()> {
+        let entry = Entry::new("anonymous", "api.probes", Outcome::Done);
+        self.audit(entry.detail("requests", requests))
     }
 
     fn note_unauthenticated(&self, requests: u64) -> Result<()> {

@@ -1,7 +1,14 @@
 //! The one table of routes, and the router built from it. A route that is not open takes a valid token whose role
 //! may do the route's action: a handler of a guarded route cannot be written without its caller.
 
-use std::{pin::Pin, sync::Arc, time::Instant};
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use axum::{
     Router,
@@ -18,8 +25,12 @@ use super::{
     error::{ApiError, ApiResult},
     handlers,
     intake::{self, Call},
+    records::Noted,
 };
-use crate::work::policy::{Action, Caller};
+use crate::{
+    auditlog::Outcome,
+    work::policy::{Action, Caller},
+};
 
 type Answering = Pin<Box<dyn Future<Output = ApiResult<Response>> + Send>>;
 
@@ -102,7 +113,10 @@ async fn timed(
 ) -> Response {
     let received = Instant::now();
     let response = match handler {
-        Open(answer) => answer(&api),
+        Open(answer) => {
+            api.count_probe();
+            answer(&api)
+        }
         Guarded(action, answer) => guarded(&api, action, answer, id, request, received).await.into_response(),
     };
     api.metrics.routes[place].1.observe(response.status().as_u16(), received.elapsed());
@@ -118,7 +132,7 @@ async fn guarded(
     received: Instant,
 ) -> ApiResult<Response> {
     let (head, body) = request.into_parts();
-    let caller = match intake::caller(api, &head.headers, action).await {
+    let caller = match intake::caller(api, &head, action).await {
         Ok(caller) => caller,
         Err(refusal) => {
             // A connection closed over an unread body would swallow the refusal.
@@ -126,11 +140,64 @@ async fn guarded(
             return Err(refusal);
         }
     };
-    let body = intake::read_body(api, &head.headers, body).await?;
-    if head.method == Method::POST {
-        intake::require_json(&head.headers)?;
+    if let Err(exceeded) = api.allowances.admit(caller.token, received) {
+        // Counted, not written down one by one: a flood must not fill the log.
+        api.count_limited();
+        intake::drain(body, intake::STRANGERS_BODY_MAX).await;
+        return Err(ApiError::beyond(exceeded));
     }
-    answer(Arc::clone(api), caller, Call { id, body, received }).await
+    let note = |outcome, status| {
+        let object = id.as_deref().and_then(|id| id.parse().ok());
+        api.note(caller, Noted { action, object, outcome, status })
+    };
+    let by = recording(action);
+    if by == Recording::Router {
+        note(Outcome::Intent, None).await?;
+    }
+    let recorded = Arc::new(AtomicBool::new(false));
+    let outcome = async {
+        let body = intake::read_body(api, &head.headers, body).await?;
+        if head.method == Method::POST {
+            intake::require_json(&head.headers)?;
+        }
+        let call = Call { id: id.clone(), body, received, recorded: Arc::clone(&recorded) };
+        answer(Arc::clone(api), caller, call).await
+    }
+    .await;
+    let (how, status) = match &outcome {
+        Ok(response) => (Outcome::Done, response.status().as_u16()),
+        Err(refusal) => (Outcome::Failed, refusal.status.as_u16()),
+    };
+    match by {
+        Recording::Router => note(how, Some(status)).await?,
+        // Refused before its handler began a record.
+        Recording::Handler if !recorded.load(Ordering::Acquire) => {
+            note(Outcome::Intent, None).await?;
+            note(how, Some(status)).await?;
+        }
+        Recording::Handler => {}
+        Recording::Window => api.count_probe(),
+    }
+    outcome
+}
+
+/// Who writes intent and outcome of an action into the audit log.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Recording {
+    /// Before the handler is asked, and after it answered.
+    Router,
+    /// The handler, at the moment that its work calls for: an intent overlaps with the prompt's reading.
+    Handler,
+    /// Nobody one by one: a machine asks all day, and one entry counts a minute's worth.
+    Window,
+}
+
+pub fn recording(action: Action) -> Recording {
+    match action {
+        Action::AnswerAsk | Action::FeedbackGive => Recording::Handler,
+        Action::MetricsRead => Recording::Window,
+        _ => Recording::Router,
+    }
 }
 
 async fn unknown_route(method: Method, request: Request) -> Response {

@@ -21,11 +21,12 @@ use tower::ServiceExt;
 
 use super::{
     Api, Limits, Served,
-    records::{Asked, Ended, ModelFacts, Records},
+    records::{Asked, Ended, ModelFacts, Noted, Records},
     router,
-    routes::{Handler, ROUTES},
+    routes::{Handler, ROUTES, Recording, recording},
 };
 use crate::{
+    auditlog::Outcome,
     base::{Error, Id, IdKind, Result},
     improve::Opinion,
     infer::{
@@ -48,7 +49,8 @@ fn id(kind: IdKind, number: u8) -> Id {
 struct Memory {
     answers: Mutex<HashMap<Id, Answer>>,
     opinions: Mutex<Vec<Opinion>>,
-    denied: AtomicU64,
+    /// Action and outcome of every entry that the audit log would hold, in order.
+    noted: Mutex<Vec<(Action, Outcome)>>,
     cannot_write: AtomicBool,
 }
 
@@ -59,6 +61,14 @@ impl Memory {
         answers.values().next().expect("one").clone()
     }
 
+    fn take_noted(&self) -> Vec<(Action, Outcome)> {
+        std::mem::take(&mut *self.noted.lock().expect("no panics"))
+    }
+
+    fn noting(&self, action: Action, outcome: Outcome) {
+        self.noted.lock().expect("no panics").push((action, outcome));
+    }
+
     fn write(&self) -> Result<()> {
         if self.cannot_write.load(Ordering::SeqCst) { Err(Error::failed("no space left")) } else { Ok(()) }
     }
@@ -67,7 +77,7 @@ impl Memory {
 /// The token of a role is its name, and `user2` is a second user.
 fn caller(bearer: &str) -> Option<Caller> {
     let (role, number) = if bearer == "user2" { ("user", 99) } else { (bearer, bearer.len() as u8) };
-    Some(Caller { token: id(IdKind::Token, number), user: None, role: Role::parse(role).ok()? })
+    Some(Caller { token: id(IdKind::Token, number), user: None, role: Role::parse(role).ok()?, from: None })
 }
 
 impl Records for Memory {
@@ -77,6 +87,7 @@ impl Records for Memory {
 
     fn begin_answer(&self, asked: &Asked) -> Result<()> {
         self.write()?;
+        self.noting(Action::AnswerAsk, Outcome::Intent);
         let answer = Answer {
             id: asked.id,
             token: asked.caller.token,
@@ -98,6 +109,7 @@ impl Records for Memory {
 
     fn end_answer(&self, asked: &Asked, ended: &Ended) -> Result<()> {
         self.write()?;
+        self.noting(Action::AnswerAsk, Outcome::Done);
         let mut answers = self.answers.lock().expect("no panics");
         let answer = answers.get_mut(&asked.id).expect("it was begun");
         assert_eq!(answer.state, AnswerState::Pending, "ended twice");
@@ -114,12 +126,23 @@ impl Records for Memory {
 
     fn add_feedback(&self, _: &Caller, opinion: &Opinion) -> Result<Id> {
         self.write()?;
+        self.noting(Action::FeedbackGive, Outcome::Intent);
+        self.noting(Action::FeedbackGive, Outcome::Done);
         self.opinions.lock().expect("no panics").push(opinion.clone());
         Ok(id(IdKind::Feedback, 1))
     }
 
-    fn note_denied(&self, _: &Caller, _: Action) -> Result<()> {
-        self.denied.fetch_add(1, Ordering::SeqCst);
+    fn note(&self, _: &Caller, noted: &Noted) -> Result<()> {
+        self.write()?;
+        self.noting(noted.action, noted.outcome);
+        Ok(())
+    }
+
+    fn note_limited(&self, _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn note_probes(&self, _: u64) -> Result<()> {
         Ok(())
     }
 
@@ -233,7 +256,62 @@ async fn a_role_gets_exactly_what_the_policy_grants() {
             assert_eq!(response.status() == StatusCode::FORBIDDEN, !role.may(action), "{role} {action}");
         }
     }
-    assert!(bench.records.denied.load(Ordering::SeqCst) > 0, "denials are noted");
+    let denied = |(_, outcome): &(Action, Outcome)| *outcome == Outcome::Denied;
+    assert!(bench.records.take_noted().iter().any(denied), "denials are noted");
+}
+
+/// Whatever becomes of a request that was let in, the log has one intent and one outcome of it.
+#[tokio::test]
+async fn every_route_writes_one_intent_and_one_outcome() {
+    let bench = bench();
+    let answer = bench.complete(prompt(2)).await.1["id"].as_str().expect("an id").to_owned();
+    bench.records.take_noted();
+    for route in ROUTES {
+        let Handler::Guarded(action, _) = route.handler else { continue };
+        let role = if action == Action::MetricsRead { "operator" } else { "user" };
+        let good = match route.path {
+            "/v1/chat/completions" => {
+                json!({"model": "rules", "messages": [{"role": "user", "content": "ab"}], "max_tokens": 1})
+            }
+            "/v1/feedback" => json!({"answer": answer, "rating": 1}),
+            _ => prompt(1),
+        };
+        let named = if route.path.contains("receipts") { answer.as_str() } else { "rules" };
+        let requests = [
+            (route.path.replace("{id}", named), good.to_string(), true),
+            (route.path.replace("{id}", "nothing"), "{\"nonsense\":".to_owned(), false),
+            (route.path.replace("{id}", "nothing"), "x".repeat(70 << 10), false),
+        ];
+        for (path, body, is_good) in requests {
+            let response = bench.send(request(route.method_name, &path, Some(role), body)).await;
+            let status = response.status();
+            assert!(!is_good || status == StatusCode::OK, "{path}: {status}");
+            bytes(response).await;
+            let noted = bench.records.take_noted();
+            let due: &[bool] = if recording(action) == Recording::Window { &[] } else { &[true, false] };
+            let intents: Vec<bool> = noted.iter().map(|(_, outcome)| *outcome == Outcome::Intent).collect();
+            assert_eq!(intents, due, "{path} {status}: {noted:?}");
+            assert!(noted.iter().all(|(written, _)| *written == action), "{path}: {noted:?}");
+        }
+    }
+    assert!(bench.api.take_probes() > 0);
+}
+
+#[tokio::test]
+async fn nothing_is_answered_over_any_route_that_cannot_be_recorded() {
+    let bench = bench();
+    bench.records.cannot_write.store(true, Ordering::SeqCst);
+    for route in ROUTES {
+        let Handler::Guarded(action, _) = route.handler else { continue };
+        if recording(action) == Recording::Window {
+            continue;
+        }
+        let path = route.path.replace("{id}", "rules");
+        let started = std::time::Instant::now();
+        let (status, _) = bench.ask(route.method_name, &path, Some("user"), &prompt(1)).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert!(started.elapsed() < Duration::from_secs(1), "{path}");
+    }
 }
 
 #[tokio::test]
@@ -457,6 +535,37 @@ async fn too_many_at_once_are_told_to_come_back() {
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(response.headers()[header::RETRY_AFTER], "1");
     drop(running);
+}
+
+#[tokio::test]
+async fn a_token_gets_what_it_may_and_hears_when_to_come_back() {
+    let bench = bench_with(|model, limits| {
+        model.step_time = Duration::from_millis(5);
+        limits.each.requests_a_minute = 4;
+        limits.each.answers_at_once = 1;
+        limits.each.answer_tokens_max = 50;
+    });
+    let (status, body) = bench.ask("POST", "/v1/completions", Some("user"), &prompt(51)).await;
+    assert_eq!((status, &body["error"]["param"]), (StatusCode::BAD_REQUEST, &json!("max_tokens")));
+    let mut body = prompt(50);
+    body["stream"] = json!(true);
+    let running = bench.send(request("POST", "/v1/completions", Some("user"), body.to_string())).await;
+    let ask = || bench.send(request("POST", "/v1/completions", Some("user"), prompt(1).to_string()));
+    let second = ask().await;
+    assert_eq!(
+        (second.status(), &second.headers()[header::RETRY_AFTER]),
+        (StatusCode::TOO_MANY_REQUESTS, &"1".parse().expect("a value"))
+    );
+    drop(running);
+    ask().await;
+    let fifth = ask().await;
+    assert_eq!(fifth.status(), StatusCode::TOO_MANY_REQUESTS);
+    let seconds: u64 = fifth.headers()[header::RETRY_AFTER].to_str().expect("text").parse().expect("seconds");
+    assert!((1..=60).contains(&seconds));
+    let said: Value = serde_json::from_slice(&bytes(fifth).await).expect("JSON");
+    assert_eq!(said["error"]["code"], "rate_limit_exceeded");
+    assert_eq!(bench.ask("GET", "/v1/models", Some("service"), &Value::Null).await.0, StatusCode::OK);
+    assert_eq!(bench.api.take_limited(), 1);
 }
 
 #[tokio::test]

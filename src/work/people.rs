@@ -82,7 +82,7 @@ impl Warden {
                 Error::denied("the API token has expired").remedy("`cloister token new` makes another")
             );
         }
-        Ok(Caller { token: token.id, user: token.user, role: Role::parse(&token.role)? })
+        Ok(Caller { token: token.id, user: token.user, role: Role::parse(&token.role)?, from: None })
     }
 
     /// Makes a token and records it.

@@ -65,6 +65,7 @@ words! {
         LineageShow = "lineage.show",
         AuditRead = "audit.read",
         AuditCheckpoint = "audit.checkpoint",
+        AuditExport = "audit.export",
         UserManage = "user.manage",
         UserList = "user.ls",
         TokenManage = "token.manage",
@@ -101,6 +102,7 @@ const GRANTS: &[(Action, &[Role])] = &[
     (Action::LineageShow, &[DataSteward, ModelBuilder, Validator, Auditor]),
     (Action::AuditRead, &[SecurityOfficer, Auditor]),
     (Action::AuditCheckpoint, &[SecurityOfficer, Auditor]),
+    (Action::AuditExport, &[SecurityOfficer, Auditor]),
     (Action::UserManage, &[SecurityOfficer]),
     (Action::UserList, &[SecurityOfficer, Auditor]),
     (Action::TokenManage, &[SecurityOfficer]),
@@ -141,6 +143,8 @@ pub struct Caller {
     pub token: Id,
     pub user: Option<Id>,
     pub role: Role,
+    /// The address that the request came from.
+    pub from: Option<std::net::IpAddr>,
 }
 
 /// Who asks for something.
@@ -190,7 +194,7 @@ mod tests {
 
     fn remote(role: Role) -> Actor {
         let token = Id::from_parts(IdKind::Token, 1, [0; 10]);
-        Actor::Remote(Caller { token, user: None, role })
+        Actor::Remote(Caller { token, user: None, role, from: None })
     }
 
     #[test]

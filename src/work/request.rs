@@ -51,6 +51,12 @@ pub enum Request {
     AuditLs { from: Option<u64>, limit: u64 },
     /// -> the signed checkpoint, to be kept elsewhere
     AuditCheckpoint,
+    /// -> the public key that verifies the log, as text
+    AuditKey,
+    /// -> [`AuditReport`], of the log as it was exported; its lines go through `Monitor::text`
+    AuditExport { table: bool },
+    /// -> the proof that the log begins with that of an earlier checkpoint
+    AuditProve { since: String },
     /// -> [`UserRow`]
     UserAdd { name: String, role: String },
     /// -> `Vec<UserRow>`
@@ -90,8 +96,9 @@ impl Request {
             Self::ModelLs | Self::ModelShow { .. } => Action::ModelList,
             Self::ModelGenerate(_) | Self::ModelChat(_) => Action::ModelGenerate,
             Self::LineageShow { .. } => Action::LineageShow,
-            Self::AuditVerify | Self::AuditLs { .. } => Action::AuditRead,
-            Self::AuditCheckpoint => Action::AuditCheckpoint,
+            Self::AuditVerify | Self::AuditLs { .. } | Self::AuditKey => Action::AuditRead,
+            Self::AuditExport { .. } => Action::AuditExport,
+            Self::AuditCheckpoint | Self::AuditProve { .. } => Action::AuditCheckpoint,
             Self::UserAdd { .. } | Self::UserDisable { .. } => Action::UserManage,
             Self::UserLs => Action::UserList,
             Self::TokenNew { .. } | Self::TokenRevoke { .. } => Action::TokenManage,
@@ -126,6 +133,9 @@ pub struct Ingest {
     pub collection: String,
     pub subjects: Vec<String>,
     pub licence: Option<String>,
+    /// Read on though the kernel cannot cage the readers.
+    #[serde(default)]
+    pub allow_weak_sandbox: bool,
 }
 
 /// A run to begin: what its file and flags say, already laid over each other.

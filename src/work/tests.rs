@@ -187,7 +187,7 @@ fn every_request_has_an_intent_and_an_outcome() {
     let warden = bench.init();
     ask(&warden, Request::Status).unwrap();
     ask(&warden, Request::ModelShow { model: "none".into() }).unwrap_err();
-    let caller = super::Caller { token: id(IdKind::Token), user: None, role: super::Role::User };
+    let caller = super::Caller { token: id(IdKind::Token), user: None, role: super::Role::User, from: None };
     let denied = warden.execute(Actor::Remote(caller), Request::DataLs { collection: None }, &Silent);
     assert_eq!(denied.unwrap_err().kind(), ErrorKind::Denied);
     let entries: Vec<String> = auditlog::read(&bench.path("data").join("audit"), 0)

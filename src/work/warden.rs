@@ -13,16 +13,16 @@ use super::{
     client::Site,
     jobs::Jobs,
     lock::{self, Attempt, Lock},
-    policy::{Action, Actor},
+    policy::{Action, Actor, Caller},
     reconcile,
     request::Request,
     requests,
 };
 use crate::{
-    auditlog::{AuditLog, Entry, Outcome},
+    auditlog::{AuditLog, Entry, Outcome, open_detail},
     base::{Error, ErrorKind, Id, Monitor, Result},
     device::Choice,
-    seal::{Key, Signer},
+    seal::{self, Key, Signer},
     store::{Model, Rows, Store},
     vault::{Depot, Purpose, Vault},
 };
@@ -43,6 +43,8 @@ pub struct Warden {
     pub(super) threads: Option<usize>,
     /// For the HMACs of API tokens.
     pub(super) tokens_key: Key,
+    /// Seals personal details of audit entries, and keys the hashes of prompts and answers there.
+    details_key: Key,
     signer: Signer,
     /// What opening it found out of order.
     pub(super) notices: Vec<String>,
@@ -119,6 +121,7 @@ impl Warden {
             device: site.device,
             threads: site.threads,
             tokens_key: vault.purpose_key(Purpose::Tokens)?,
+            details_key: column_key.derive("audit details", b"")?,
             signer: vault.signer(Purpose::Signing)?,
             vault,
             store,
@@ -175,7 +178,38 @@ impl Warden {
         let mut entry = Entry::new(actor.to_string(), action.as_str(), outcome);
         entry.object = object;
         entry.detail = detail.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        if let Actor::Remote(caller) = actor {
+            entry = self.about(entry, caller)?;
+        }
         self.audit(entry)
+    }
+
+    /// An entry with what is known of a caller: role, user, and sealed, since it is personal, from where.
+    pub fn about(&self, entry: Entry, caller: &Caller) -> Result<Entry> {
+        let mut entry = entry.detail("role", caller.role.as_str());
+        if let Some(user) = caller.user {
+            entry = entry.detail("user", user.to_string());
+        }
+        match caller.from {
+            Some(from) => entry.sealed("from", &self.details_key, &from.to_string()),
+            None => Ok(entry),
+        }
+    }
+
+    /// What an entry holds of a text: whoever has the text and this key can show that it was this one, and
+    /// nobody can guess it from the log.
+    pub fn text_mac(&self, text: &str) -> String {
+        requests::hex(&seal::hmac(&self.details_key, text.as_bytes()))
+    }
+
+    /// A detail as an auditor reads it: sealed ones are opened.
+    pub(super) fn detail_text(&self, entry: &Entry, name: &str) -> String {
+        let Some(value) = entry.detail.get(name) else { return String::new() };
+        if value.get("sealed").is_some() {
+            let opened = open_detail(entry, name, &self.details_key);
+            return opened.unwrap_or_else(|_| "(sealed)".into());
+        }
+        value.as_str().map_or_else(|| value.to_string(), str::to_owned)
     }
 
     /// Writes an entry of the audit log, durable on return.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    cage_error, limits,
+    cage_error, limits, walls,
     wire::{self, Answer},
 };
 use crate::{
@@ -22,13 +22,15 @@ use crate::{
 /// What the hidden subcommand `cloister worker extract` runs: standard input is the parent's socket.
 ///
 /// # Errors
-/// When a limit cannot be set: reading documents without it is not an option.
-pub fn child_main() -> Result<()> {
+/// When a limit cannot be set or a wall does not stand: reading documents without is not an option, unless
+/// `allow_weak` says that the walls may be missing.
+pub fn child_main(allow_weak: bool) -> Result<()> {
     limits::lock_in().context("locking the cage")?;
     // The default hook would print the panic's message, which may quote a document.
     std::panic::set_hook(Box::new(|_| {}));
     let socket: UnixStream =
         std::io::stdin().as_fd().try_clone_to_owned().context("taking the socket")?.into();
+    walls::raise(allow_weak).context("building the cage")?;
     let mut socket = std::io::BufWriter::with_capacity(1 << 18, socket);
     loop {
         let request = wire::receive_request(socket.get_ref());

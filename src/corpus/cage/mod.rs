@@ -5,6 +5,7 @@
 
 mod child;
 mod limits;
+mod walls;
 mod wire;
 
 use std::{
@@ -20,6 +21,7 @@ use std::{
 };
 
 pub use child::child_main;
+pub use walls::Walls;
 
 use super::{
     Format, Reason,
@@ -36,6 +38,9 @@ const DOCUMENTS_PER_CHILD: u32 = 1000;
 /// A document above this leaves a heap behind that is not worth keeping.
 const LARGE_SOURCE_BYTES: usize = 16 << 20;
 
+/// What the child is told where its walls may be missing.
+pub const ALLOW_WEAK: &str = "allow-weak";
+
 /// The command that starts a child which calls [`child_main`].
 #[derive(Clone, Debug)]
 pub struct Program {
@@ -45,23 +50,22 @@ pub struct Program {
 }
 
 impl Program {
-    /// This very binary: `cloister worker extract`.
+    /// This very binary: `cloister worker extract`, and whether its walls may be missing.
     #[cfg(not(test))]
-    pub fn own() -> Self {
-        Self {
-            path: PathBuf::from("/proc/self/exe"),
-            arguments: vec!["worker".into(), "extract".into()],
-            variables: Vec::new(),
-        }
+    pub fn own(allow_weak: bool) -> Self {
+        let mut arguments = vec!["worker".into(), "extract".into()];
+        arguments.extend(allow_weak.then(|| ALLOW_WEAK.into()));
+        Self { path: PathBuf::from("/proc/self/exe"), arguments, variables: Vec::new() }
     }
 
     /// The test binary, told to run the one test that plays the child.
     #[cfg(test)]
-    pub fn own() -> Self {
+    pub fn own(allow_weak: bool) -> Self {
+        let walls = if allow_weak { ALLOW_WEAK } else { "strict" };
         Self {
             path: PathBuf::from("/proc/self/exe"),
             arguments: vec!["--exact".into(), "corpus::cage::tests::plays_the_child".into()],
-            variables: vec![("CLOISTER_TEST_CAGE".into(), "1".into())],
+            variables: vec![("CLOISTER_TEST_CAGE".into(), walls.into())],
         }
     }
 }
@@ -73,7 +77,7 @@ pub struct Cage {
     child: Option<Running>,
     wall_max: Duration,
     /// A child of this program has answered before: if one ends, it is a document's doing.
-    has_answered: bool,
+    is_proven: bool,
 }
 
 #[derive(Debug)]
@@ -95,7 +99,7 @@ impl Drop for Running {
 
 impl Cage {
     pub fn new(program: Program) -> Self {
-        Self { program, child: None, wall_max: WALL_MAX, has_answered: false }
+        Self { program, child: None, wall_max: WALL_MAX, is_proven: false }
     }
 
     /// Reads one document. What is found goes to `sink` as it comes; the outcome says what the file was, or
@@ -116,14 +120,20 @@ impl Cage {
         let wall_max = self.wall_max;
         let running = match &mut self.child {
             Some(running) => running,
-            none => none.insert(start(&self.program)?),
+            none => {
+                let running = none.insert(start(&self.program)?);
+                if !self.is_proven {
+                    running.rehearse()?;
+                    self.is_proven = true;
+                }
+                running
+            }
         };
         running.documents += 1;
         let outcome = running.converse(source, options, wall_max, sink);
         let keep = matches!(&outcome, Ok(Ok(_)) | Ok(Err(Refusing::Said(_))))
             && running.documents < DOCUMENTS_PER_CHILD
             && source.len() < LARGE_SOURCE_BYTES;
-        self.has_answered |= matches!(&outcome, Ok(Ok(_)) | Ok(Err(Refusing::Said(_))));
         let refused = match outcome? {
             Ok(format) => Ok(format),
             Err(Refusing::Said(refused)) => Err(refused),
@@ -131,7 +141,7 @@ impl Cage {
                 Err(Refused::new(Reason::TimedOut, format!("after {} s", wall_max.as_secs())))
             }
             Err(Refusing::Nonsense(what)) => Err(Refused::new(Reason::Crashed, what)),
-            Err(Refusing::Gone) => Err(running.post_mortem(self.has_answered)?),
+            Err(Refusing::Gone) => Err(running.post_mortem()),
         };
         if !keep {
             self.child = None;
@@ -182,6 +192,18 @@ impl From<wire::Broken> for Refusing {
 }
 
 impl Running {
+    /// Has the first child of a program read one letter: if that ends it, it is the reader that is at fault,
+    /// and refusing document after document would say the wrong thing.
+    fn rehearse(&mut self) -> Result<()> {
+        let ended = match self.converse(b"x", &Options::default(), WALL_MAX, &mut |_| Ok(()))? {
+            Ok(_) => return Ok(()),
+            Err(Refusing::Gone) => ending(wait_a_moment(&mut self.process)),
+            Err(_) => "it does not answer as it should".to_owned(),
+        };
+        Err(Error::failed(format!("the process that reads documents ends at once ({ended})"))
+            .remedy("run `cloister doctor`: the kernel may refuse it its limits"))
+    }
+
     fn converse(
         &mut self,
         source: &[u8],
@@ -236,31 +258,25 @@ impl Running {
 
     /// Why the child is gone, as far as can be told. Its own words are looked at, not repeated: they may
     /// quote the document.
-    ///
-    /// # Errors
-    /// When it ended by itself before it ever answered: then it is the reader that is at fault, and refusing
-    /// document after document would say the wrong thing.
-    fn post_mortem(&mut self, has_answered: bool) -> Result<Refused> {
+    fn post_mortem(&mut self) -> Refused {
         let status = wait_a_moment(&mut self.process);
-        let signal = status.and_then(|status| status.signal());
-        if signal == Some(libc::SIGXCPU) {
-            return Ok(Refused::new(Reason::TimedOut, "processor time"));
+        match status.and_then(|status| status.signal()) {
+            Some(libc::SIGXCPU) => return Refused::new(Reason::TimedOut, "processor time"),
+            Some(libc::SIGSYS) => return Refused::new(Reason::Forbidden, "the kernel ended the reader"),
+            _ => {}
         }
         if self.last_complaint().contains("memory allocation of") {
-            return Ok(Refused::new(Reason::OutOfMemory, format!("more than {}", limits::memory_words())));
+            return Refused::new(Reason::OutOfMemory, format!("more than {}", limits::memory_words()));
         }
-        if let (Some(code), false) = (status.and_then(|status| status.code()), has_answered) {
-            return Err(Error::failed(format!(
-                "the process that reads documents ends at once (exit code {code})"
-            ))
-            .remedy("run `cloister doctor`: the kernel may refuse it its limits"));
-        }
-        let detail = match (signal, status.and_then(|status| status.code())) {
-            (Some(signal), _) => format!("signal {signal}"),
-            (None, Some(code)) => format!("exit code {code}"),
-            (None, None) => String::new(),
-        };
-        Ok(Refused::new(Reason::Crashed, detail))
+        Refused::new(Reason::Crashed, ending(status))
+    }
+}
+
+fn ending(status: Option<std::process::ExitStatus>) -> String {
+    match status.map(|status| (status.signal(), status.code())) {
+        Some((Some(signal), _)) => format!("signal {signal}"),
+        Some((None, Some(code))) => format!("exit code {code}"),
+        Some((None, None)) | None => String::new(),
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use serde_json::Value;
+
 use super::Performed;
 use crate::{
     base::{Error, Id, IdKind, Monitor, Result},
@@ -24,7 +26,9 @@ pub(super) fn ingest(
     request: &Request,
     monitor: &dyn Monitor,
 ) -> Result<Performed> {
-    let Request::DataIngest(Ingest { paths, sample, collection, subjects, licence }) = request else {
+    let Request::DataIngest(Ingest { paths, sample, collection, subjects, licence, allow_weak_sandbox }) =
+        request
+    else {
         return Err(Error::failed("this is no ingest"));
     };
     let spec = IngestSpec {
@@ -34,6 +38,7 @@ pub(super) fn ingest(
         subjects: subjects.clone(),
         licence: licence.clone(),
         threads: warden.threads.unwrap_or(0),
+        allow_weak_sandbox: *allow_weak_sandbox,
         ..IngestSpec::default()
     };
     jobs::run(warden, actor, request, monitor, |job| {
@@ -59,8 +64,15 @@ pub(super) fn ingest(
             .detail("taken", taken)
             .detail("unchanged", report.unchanged)
             .detail("refused", report.refused)
+            .detail("refused_for", refused_for(&report))
+            .detail("sandbox", report.walls.to_string())
             .detail("vault_epoch", warden.vault.root().epoch))
     })
+}
+
+/// How many inputs were refused for which reason: no name, no text.
+fn refused_for(report: &IngestReport) -> Value {
+    report.by_reason.iter().map(|(reason, &count)| (reason.name().to_owned(), Value::from(count))).collect()
 }
 
 pub(super) fn list(warden: &Warden, collection: Option<&str>) -> Result<Performed> {

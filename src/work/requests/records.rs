@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{Performed, data, models, runs, tokenizers};
 use crate::{
-    auditlog,
-    base::{Error, Id, Result},
+    auditlog::{self, Consistency},
+    base::{Error, Id, Monitor, Result},
     store::{Direction, FeedbackState, Job, Step},
     work::{
         policy::Actor,
@@ -93,6 +93,8 @@ pub(super) fn audit_list(warden: &Warden, from: Option<u64>, limit: u64) -> Resu
     let mut rows = Vec::new();
     for entry in auditlog::read(&warden.data_dir.join("audit"), from)?.take(limit as usize) {
         let (number, entry) = entry?;
+        let detail =
+            entry.detail.keys().map(|name| (name.clone(), warden.detail_text(&entry, name))).collect();
         rows.push(AuditRow {
             number,
             at_ms: entry.at_ms,
@@ -100,7 +102,7 @@ pub(super) fn audit_list(warden: &Warden, from: Option<u64>, limit: u64) -> Resu
             action: entry.action,
             object: entry.object,
             outcome: format!("{:?}", entry.outcome).to_lowercase(),
-            detail: entry.detail.into_iter().map(|(name, value)| (name, plain(&value))).collect(),
+            detail,
         });
     }
     Performed::new(&rows)
@@ -108,6 +110,36 @@ pub(super) fn audit_list(warden: &Warden, from: Option<u64>, limit: u64) -> Resu
 
 pub(super) fn audit_checkpoint(warden: &Warden) -> Result<Performed> {
     Performed::new(&warden.log.checkpoint())
+}
+
+pub(super) fn audit_key(warden: &Warden) -> Result<Performed> {
+    Performed::new(&warden.log.key().to_string())
+}
+
+/// The lines themselves, which prove themselves, or a table of the entries, which only says what they say.
+pub(super) fn audit_export(warden: &Warden, table: bool, monitor: &dyn Monitor) -> Result<Performed> {
+    let directory = warden.data_dir.join("audit");
+    if table {
+        monitor.text(&auditlog::table_line(&auditlog::COLUMNS.map(str::to_owned))?);
+        for entry in auditlog::read(&directory, 0)? {
+            let (number, entry) = entry?;
+            monitor.text(&auditlog::table_line(&auditlog::table_cells(number, &entry)?)?);
+        }
+    } else {
+        auditlog::export(&directory, &mut |lines| {
+            monitor.text(lines);
+            Ok(())
+        })?;
+    }
+    let checkpoint = warden.log.key().open_checkpoint(&warden.log.checkpoint())?;
+    let report = AuditReport { entries: checkpoint.size, root: super::hex(&checkpoint.root) };
+    Ok(Performed::new(&report)?.detail("entries", checkpoint.size))
+}
+
+pub(super) fn audit_prove(warden: &Warden, since: &str) -> Result<Performed> {
+    let (key, directory) = (warden.log.key(), warden.data_dir.join("audit"));
+    let earlier = key.open_checkpoint(since)?;
+    Performed::new(&Consistency::prove(&directory, &key, earlier.size, warden.log.checkpoint())?)
 }
 
 pub(super) fn feedback(warden: &Warden, state: Option<&str>) -> Result<Performed> {
@@ -184,8 +216,4 @@ fn parse_state(text: &str) -> Result<FeedbackState> {
         Error::usage(format!("feedback has no state '{text}'"))
             .remedy("the states are new, accepted, rejected")
     })
-}
-
-fn plain(value: &serde_json::Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

@@ -1,0 +1,127 @@
+//! What is done row by row or element by element.
+
+use super::{Case, Lab, Outputs, Sizes};
+use crate::{
+    base::Result,
+    ops::{
+        Write,
+        attention::Heads,
+        elementwise, embedding, paged_kv, rmsnorm,
+        rope::{self, Direction},
+        swiglu,
+    },
+};
+
+const ROWS: &[Sizes] =
+    &[[1, 1, 0, 0, 0], [3, 5, 0, 0, 0], [7, 64, 0, 0, 0], [33, 384, 0, 0, 0], [130, 1000, 0, 0, 0]];
+const GATES: &[Sizes] = &[[1, 1, 0, 0, 0], [5, 3, 0, 0, 0], [33, 172, 0, 0, 0], [64, 1024, 0, 0, 0]];
+/// N rows, C channels, V ids.
+const TABLES: &[Sizes] = &[[1, 1, 1, 0, 0], [40, 7, 3, 0, 0], [64, 64, 1000, 0, 0], [300, 96, 17, 0, 0]];
+/// N rows, H query and K key-value heads, D wide.
+const HEADS: &[Sizes] = &[[1, 1, 1, 2, 0], [5, 3, 1, 8, 0], [17, 4, 2, 64, 0], [33, 6, 6, 128, 0]];
+
+pub const CASES: &[Case] = &[
+    Case { kernel: "rmsnorm forward", letters: "NC", shapes: ROWS, run: norm_forward },
+    Case { kernel: "rmsnorm forward, residual", letters: "NC", shapes: ROWS, run: norm_forward_residual },
+    Case { kernel: "rmsnorm backward", letters: "NC", shapes: ROWS, run: norm_backward },
+    Case { kernel: "rope", letters: "NHKD", shapes: HEADS, run: rotate },
+    Case { kernel: "paged keys and values, write", letters: "NHKD", shapes: HEADS, run: write_pages },
+    Case { kernel: "swiglu forward", letters: "NF", shapes: GATES, run: gate_forward },
+    Case { kernel: "swiglu backward", letters: "NF", shapes: GATES, run: gate_backward },
+    Case { kernel: "embedding forward", letters: "NCV", shapes: TABLES, run: embed },
+    Case { kernel: "embedding backward", letters: "NCV", shapes: TABLES, run: embed_backward },
+    Case { kernel: "add, zero, cast", letters: "NC", shapes: ROWS, run: elements },
+];
+
+const EPS: f64 = 1e-5;
+
+fn norm_forward(lab: &mut Lab, [n, c, ..]: Sizes) -> Result<Outputs> {
+    let (x, w) = (lab.normal([n, c], 1.0)?, lab.normal([c], 1.0)?);
+    let (mut y, mut rstd) = (lab.output([n, c])?, lab.output_accumulator([n])?);
+    rmsnorm::forward(&lab.exec, x.view(), None, w.view(), EPS, y.view_mut(), rstd.view_mut());
+    lab.outputs([("y", &y), ("rstd", &rstd)])
+}
+
+fn norm_forward_residual(lab: &mut Lab, [n, c, ..]: Sizes) -> Result<Outputs> {
+    let (sum, mut branch, w) = (lab.normal([n, c], 1.0)?, lab.normal([n, c], 1.0)?, lab.normal([c], 1.0)?);
+    let (mut y, mut rstd) = (lab.output([n, c])?, lab.output_accumulator([n])?);
+    let x = Some(branch.view_mut());
+    rmsnorm::forward(&lab.exec, sum.view(), x, w.view(), EPS, y.view_mut(), rstd.view_mut());
+    lab.outputs([("x", &branch), ("y", &y), ("rstd", &rstd)])
+}
+
+fn norm_backward(lab: &mut Lab, [n, c, ..]: Sizes) -> Result<Outputs> {
+    let (dy, x, w) = (lab.normal([n, c], 1.0)?, lab.normal([n, c], 1.0)?, lab.normal([c], 1.0)?);
+    let (mut y, mut rstd) = (lab.output([n, c])?, lab.output_accumulator([n])?);
+    rmsnorm::forward(&lab.exec, x.view(), None, w.view(), EPS, y.view_mut(), rstd.view_mut());
+    let (mut dx, mut dw) = (lab.output([n, c])?, lab.output([c])?);
+    let (mut dx_added, mut dw_added) = (lab.normal([n, c], 1.0)?, lab.normal([c], 1.0)?);
+    for (dx, dw, write) in [(&mut dx, &mut dw, Write::Replace), (&mut dx_added, &mut dw_added, Write::Add)] {
+        let (dx, dw) = ((dx.view_mut(), write), (dw.view_mut(), write));
+        rmsnorm::backward(&lab.exec, dy.view(), x.view(), rstd.view(), w.view(), dx, dw)?;
+    }
+    lab.outputs([("dx", &dx), ("dw", &dw), ("dx, added", &dx_added), ("dw, added", &dw_added)])
+}
+
+fn rotate(lab: &mut Lab, [n, h, k, d, _]: Sizes) -> Result<Outputs> {
+    const POSITIONS: usize = 40;
+    let heads = Heads { query: h, key_value: k, dim: d };
+    let angles: Vec<f32> = rope::table(POSITIONS, d, 1e4).into_iter().map(|x| x as f32).collect();
+    let (table, positions) = (lab.exactly(&angles)?, lab.ids(n, POSITIONS)?);
+    let table = table.view().window(0, [POSITIONS, d]);
+    let (mut forward, mut backward) =
+        (lab.normal([n, heads.row_count()], 1.0)?, lab.normal([n, heads.row_count()], 1.0)?);
+    for (x, direction) in [(&mut forward, Direction::Forward), (&mut backward, Direction::Backward)] {
+        rope::rotate(&lab.exec, x.view_mut(), h + k, positions.view(), table, direction);
+    }
+    lab.outputs([("forward", &forward), ("backward", &backward)])
+}
+
+fn write_pages(lab: &mut Lab, [n, h, k, d, _]: Sizes) -> Result<Outputs> {
+    let heads = Heads { query: h, key_value: k, dim: d };
+    let qkv = lab.normal([n, heads.row_count()], 1.0)?;
+    // Every second slot, the last row first.
+    let slots: Vec<u32> = (0..n as u32).rev().map(|row| 2 * row + 1).collect();
+    let slots = lab.exec.upload([n], &slots)?;
+    let (mut keys, mut values) = (lab.normal([k, 2 * n, d], 1.0)?, lab.normal([k, 2 * n, d], 1.0)?);
+    paged_kv::write(&lab.exec, qkv.view(), heads, slots.view(), keys.view_mut(), values.view_mut());
+    lab.outputs([("keys", &keys), ("values", &values)])
+}
+
+fn gate_forward(lab: &mut Lab, [n, f, ..]: Sizes) -> Result<Outputs> {
+    let (gate_up, mut y) = (lab.normal([n, 2 * f], 2.0)?, lab.output([n, f])?);
+    swiglu::forward(&lab.exec, gate_up.view(), y.view_mut());
+    lab.outputs([("y", &y)])
+}
+
+fn gate_backward(lab: &mut Lab, [n, f, ..]: Sizes) -> Result<Outputs> {
+    let (dy, mut gate_up, mut y) =
+        (lab.normal([n, f], 1.0)?, lab.normal([n, 2 * f], 2.0)?, lab.output([n, f])?);
+    swiglu::backward(&lab.exec, dy.view(), gate_up.view_mut(), y.view_mut());
+    lab.outputs([("gate and up", &gate_up), ("y", &y)])
+}
+
+fn embed(lab: &mut Lab, [n, c, v, ..]: Sizes) -> Result<Outputs> {
+    let (ids, w, mut y) = (lab.ids(n, v)?, lab.normal([v, c], 1.0)?, lab.output([n, c])?);
+    embedding::forward(&lab.exec, ids.view(), w.view(), y.view_mut());
+    lab.outputs([("y", &y)])
+}
+
+fn embed_backward(lab: &mut Lab, [n, c, v, ..]: Sizes) -> Result<Outputs> {
+    let (dy, ids) = (lab.normal([n, c], 1.0)?, lab.ids(n, v)?);
+    let (mut replaced, mut added) = (lab.output([v, c])?, lab.normal([v, c], 1.0)?);
+    embedding::backward(&lab.exec, dy.view(), ids.view(), replaced.view_mut(), Write::Replace)?;
+    embedding::backward(&lab.exec, dy.view(), ids.view(), added.view_mut(), Write::Add)?;
+    lab.outputs([("dw", &replaced), ("dw, added", &added)])
+}
+
+fn elements(lab: &mut Lab, [n, c, ..]: Sizes) -> Result<Outputs> {
+    let (x, mut sum) = (lab.normal([n, c], 1.0)?, lab.normal([n, c], 1.0)?);
+    elementwise::add(&lab.exec, x.view(), sum.view_mut());
+    let mut zeros = lab.output([n, c])?;
+    elementwise::zero(&lab.exec, zeros.view_mut());
+    let (mut wide, mut narrow) = (lab.output_accumulator([n, c])?, lab.output([n, c])?);
+    elementwise::cast(&lab.exec, x.view(), wide.view_mut());
+    elementwise::cast(&lab.exec, wide.view(), narrow.view_mut());
+    lab.outputs([("sum", &sum), ("zeros", &zeros), ("wide", &wide), ("narrow", &narrow)])
+}
