@@ -65,6 +65,9 @@ words! {
         LineageShow = "lineage.show",
         AuditRead = "audit.read",
         AuditCheckpoint = "audit.checkpoint",
+        KeyStatus = "key.status",
+        KeyRotate = "key.rotate",
+        KeyRekey = "key.rekey",
         UserManage = "user.manage",
         UserList = "user.ls",
         TokenManage = "token.manage",
@@ -101,6 +104,9 @@ const GRANTS: &[(Action, &[Role])] = &[
     (Action::LineageShow, &[DataSteward, ModelBuilder, Validator, Auditor]),
     (Action::AuditRead, &[SecurityOfficer, Auditor]),
     (Action::AuditCheckpoint, &[SecurityOfficer, Auditor]),
+    (Action::KeyStatus, &[SecurityOfficer, Operator, Auditor]),
+    (Action::KeyRotate, &[SecurityOfficer]),
+    (Action::KeyRekey, &[SecurityOfficer]),
     (Action::UserManage, &[SecurityOfficer]),
     (Action::UserList, &[SecurityOfficer, Auditor]),
     (Action::TokenManage, &[SecurityOfficer]),
@@ -231,7 +237,13 @@ mod tests {
             }
             assert!(!(both(User, SecurityOfficer)), "{action}: a user is no officer");
         }
-        for action in [Action::DataIngest, Action::ModelPretrain, Action::TokenManage, Action::JobCancel] {
+        for action in [
+            Action::DataIngest,
+            Action::ModelPretrain,
+            Action::TokenManage,
+            Action::KeyRekey,
+            Action::JobCancel,
+        ] {
             assert!(!Auditor.may(action), "an auditor changes nothing");
             assert!(!User.may(action) && !Service.may(action));
         }

@@ -51,6 +51,10 @@ pub enum Request {
     AuditLs { from: Option<u64>, limit: u64 },
     /// -> the signed checkpoint, to be kept elsewhere
     AuditCheckpoint,
+    /// -> [`KeyStatus`]
+    KeyStatus,
+    /// -> [`KeyStatus`]: as it is then
+    KeyRotate,
     /// -> [`UserRow`]
     UserAdd { name: String, role: String },
     /// -> `Vec<UserRow>`
@@ -92,6 +96,8 @@ impl Request {
             Self::LineageShow { .. } => Action::LineageShow,
             Self::AuditVerify | Self::AuditLs { .. } => Action::AuditRead,
             Self::AuditCheckpoint => Action::AuditCheckpoint,
+            Self::KeyStatus => Action::KeyStatus,
+            Self::KeyRotate => Action::KeyRotate,
             Self::UserAdd { .. } | Self::UserDisable { .. } => Action::UserManage,
             Self::UserLs => Action::UserList,
             Self::TokenNew { .. } | Self::TokenRevoke { .. } => Action::TokenManage,
@@ -353,6 +359,17 @@ pub struct AuditRow {
     pub object: Option<Id>,
     pub outcome: String,
     pub detail: BTreeMap<String, String>,
+}
+
+/// What keys there are; nothing of what they are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeyStatus {
+    pub unsealed_by: Vec<String>,
+    /// Purpose to the newest version of its key.
+    pub versions: BTreeMap<String, u32>,
+    pub objects: u64,
+    /// Objects whose keys an older version still wraps.
+    pub objects_to_rewrap: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::RwLock,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -38,8 +39,8 @@ pub struct Warden {
     pub(super) jobs: Jobs,
     /// Threads that compute; None takes every core.
     pub(super) threads: Option<usize>,
-    /// For the HMACs of API tokens.
-    pub(super) tokens_key: Key,
+    /// For the HMACs of API tokens, the newest first: a token is known by the one that it was made under.
+    pub(super) tokens_keys: RwLock<Vec<Key>>,
     signer: Signer,
     /// What opening it found out of order.
     pub(super) notices: Vec<String>,
@@ -100,12 +101,12 @@ impl Warden {
     /// Opens the rest around an open vault, and puts in order what an earlier process left.
     pub(super) fn assemble(site: &Site, lock: Lock, vault: Vault) -> Result<Self> {
         let path = site.data_dir.join("cloister.db");
-        let column_key = vault.purpose_key(Purpose::Columns)?;
+        let column_keys = vault.purpose_keys(Purpose::Columns)?;
         // A vault that never committed anything was cut off while it was made, before or in its database.
         let store = if vault.root().epoch <= 1 && !Store::is_made(&path) {
-            Store::create(&path, vault.install(), &column_key, now_ms())?
+            Store::create(&path, vault.install(), &column_keys, now_ms())?
         } else {
-            Store::open(&path, vault.install(), &column_key)?
+            Store::open(&path, vault.install(), &column_keys)?
         };
         let witness = String::from_utf8(vault.witness()).unwrap_or_default();
         let witness = Some(witness.as_str()).filter(|witness| !witness.is_empty());
@@ -114,7 +115,7 @@ impl Warden {
         let mut warden = Self {
             data_dir: site.data_dir.clone(),
             threads: site.threads,
-            tokens_key: vault.purpose_key(Purpose::Tokens)?,
+            tokens_keys: RwLock::new(vault.purpose_keys(Purpose::Tokens)?),
             signer: vault.signer(Purpose::Signing)?,
             vault,
             store,
@@ -160,7 +161,7 @@ impl Warden {
         }
     }
 
-    fn record(
+    pub(super) fn record(
         &self,
         actor: &Actor,
         action: Action,

@@ -2,6 +2,7 @@
 //! intent before it comes here.
 
 mod data;
+mod keys;
 mod models;
 mod people;
 mod prepare;
@@ -70,6 +71,8 @@ pub(super) fn perform(
         Request::AuditVerify => records::audit_verify(warden),
         Request::AuditLs { from, limit } => records::audit_list(warden, *from, *limit),
         Request::AuditCheckpoint => records::audit_checkpoint(warden),
+        Request::KeyStatus => keys::status(warden),
+        Request::KeyRotate => keys::rotate(warden),
         Request::UserAdd { name, role } => people::add_user(warden, name, role),
         Request::UserLs => people::users(warden),
         Request::UserDisable { name } => people::disable_user(warden, name),
