@@ -28,7 +28,7 @@ const CHECKSUM_BYTES: usize = 6;
 const SHARE_BYTES: usize = HEAD_BYTES + KEY_BYTES + CHECKSUM_BYTES;
 const LETTERS: usize = SHARE_BYTES * 8 / 5;
 const GROUP_LETTERS: usize = 6;
-const _: () = assert!(SHARE_BYTES * 8 % 5 == 0 && LETTERS % GROUP_LETTERS == 0);
+const _: () = assert!((SHARE_BYTES * 8).is_multiple_of(5) && LETTERS.is_multiple_of(GROUP_LETTERS));
 /// Crockford's base 32, as identifiers have it.
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 /// Longer than any way of writing a share down.
@@ -171,8 +171,9 @@ impl Share {
             return Err(broken("its checksum is wrong, so a letter of it is"));
         }
         let (threshold, number) = (said[SET_BYTES + 1], said[SET_BYTES + 2]);
-        if said[0] != FORMAT || threshold < 2 || threshold > SHARES_MAX || number == 0 || number > SHARES_MAX
-        {
+        let known =
+            said[0] == FORMAT && (2..=SHARES_MAX).contains(&threshold) && (1..=SHARES_MAX).contains(&number);
+        if !known {
             return Err(broken("it is of a kind that this version does not know"));
         }
         let set = said[1..=SET_BYTES].try_into().expect("four bytes were taken");
@@ -244,10 +245,9 @@ mod tests {
         }
     }
 
-    /// 0x2A + 0x83 x + 0x57 x^2, by hand with the products above: at 1 it is 0xFE; at 2, 0x1D + 0x47 + 0x2A;
-    /// at 3, 0x9E + 0xBA + 0x2A.
+    /// 0x2A + 0x83 x + 0x57 x^2: at 0 its constant, at 1 the sum of its coefficients.
     #[test]
-    fn a_polynomial_worked_out_by_hand_gives_its_secret() {
+    fn three_points_of_a_polynomial_give_what_it_is_at_zero() {
         let at = |x| multiply(multiply(0x57, x) ^ 0x83, x) ^ 0x2A;
         assert_eq!([at(0), at(1)], [0x2A, 0x2A ^ 0x83 ^ 0x57]);
         let shares = [share(1, at(1)), share(2, at(2)), share(9, at(9))];
