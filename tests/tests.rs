@@ -7,6 +7,7 @@ mod docs;
 mod golden;
 mod harness;
 mod house;
+mod keys;
 mod kills;
 mod long;
 mod road;

@@ -12,6 +12,7 @@ mod doctor;
 mod feedback;
 mod init;
 mod job;
+mod key;
 mod lineage;
 mod model;
 mod progress;
@@ -77,6 +78,9 @@ enum Command {
     /// Who did what, and proof of it
     #[command(subcommand)]
     Audit(audit::Command),
+    /// The keys that everything is sealed under
+    #[command(subcommand)]
+    Key(key::Command),
     /// People
     #[command(subcommand)]
     User(user::Command),
@@ -125,6 +129,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Feedback(command) => feedback::run(command, &session),
         Command::Lineage(command) => lineage::run(command, &session),
         Command::Audit(command) => audit::run(command, &session),
+        Command::Key(command) => key::run(command, &session),
         Command::User(command) => user::run(command, &session),
         Command::Token(command) => token::run(command, &session),
         Command::Job(command) => job::run(command, &session),

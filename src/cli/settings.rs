@@ -41,6 +41,10 @@ pub struct GlobalArgs {
     #[arg(long, global = true, env = "CLOISTER_PASSPHRASE_FILE", hide_env_values = true, value_name = "FILE",
           conflicts_with = "key_file", help_heading = HEADING)]
     passphrase_file: Option<PathBuf>,
+    /// A file whose first line is a share of the root key; given as often as it takes
+    #[arg(long = "share-file", global = true, value_name = "FILE",
+          conflicts_with_all = ["key_file", "passphrase_file"], help_heading = HEADING)]
+    share_files: Vec<PathBuf>,
     /// What to log to standard error: a level, or room=level,… [default: warn]
     #[arg(long, global = true, env = "CLOISTER_LOG", hide_env_values = true, value_name = "FILTER", help_heading = HEADING)]
     log: Option<String>,
@@ -85,7 +89,10 @@ impl Settings {
             json: args.json,
             device: args.device.or(file.device).unwrap_or_default(),
             threads: args.threads.or(file.threads),
-            unsealer: unsealer(args.key_file, args.passphrase_file)
+            unsealer: Some(args.share_files)
+                .filter(|files| !files.is_empty())
+                .map(Unsealer::ShareFiles)
+                .or_else(|| unsealer(args.key_file, args.passphrase_file))
                 .or_else(|| unsealer(file.key_file, file.passphrase_file)),
             log: args.log.or(file.log).unwrap_or_else(|| DEFAULT_LOG.into()),
         })

@@ -1,5 +1,5 @@
 //! Keys and everything done with them: locked memory, sealed objects and small sealed values, key derivation,
-//! hashes, signatures and passphrases. It promises that key bytes lie in locked, never-dumped memory that is
+//! hashes, signatures, passphrases and shares. It promises that key bytes lie in locked, never-dumped memory that is
 //! wiped when they go, and that no byte of plaintext leaves before the chunk that holds it is authenticated.
 //! Which key belongs to what, and where files lie, is the vault's business. No other room imports `ring`.
 
@@ -12,6 +12,7 @@ mod passphrase;
 mod process;
 mod random;
 mod reader;
+mod shares;
 mod sign;
 mod slab;
 mod threads;
@@ -30,6 +31,7 @@ pub use passphrase::{PassphraseParams, Secret};
 pub use process::forbid_core_dumps;
 pub use random::{new_id, random_bytes};
 pub use reader::SealReader;
+pub use shares::{SET_BYTES, Share, ShareSet, join as join_shares, split as split_key};
 pub use sign::{PublicKey, SIGNATURE_BYTES, Signer};
 pub use wipe::{WipedVec, wipe};
 pub use writeback::Writeback;

@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::Rows;
 use crate::{
     base::{Error, Id, Result},
-    seal,
+    seal::{self, Key},
 };
 
 /// Where a sealed cell stands.
@@ -37,7 +37,7 @@ impl Rows<'_> {
     pub(super) fn seal_cell<T: Serialize>(&self, place: &Place<'_>, content: &T) -> Result<Vec<u8>> {
         let plain = serde_json::to_vec(content)
             .map_err(|error| Error::failed(format!("writing a row of {}: {error}", place.table)))?;
-        let key = self.keys.content.derive("store/row", &place.row_context())?;
+        let key = self.keys.content[0].derive("store/row", &place.row_context())?;
         seal::seal_blob(&key, &place.associated_data(), &plain)
     }
 
@@ -46,8 +46,11 @@ impl Rows<'_> {
             Error::integrity(format!("row {} of table {} {why}", place.row, place.table))
                 .remedy("restore the data directory from a backup")
         };
-        let key = self.keys.content.derive("store/row", &place.row_context())?;
-        let plain = seal::open_blob(&key, &place.associated_data(), sealed).map_err(|_| {
+        let open = |key: &Key| {
+            let key = key.derive("store/row", &place.row_context())?;
+            seal::open_blob(&key, &place.associated_data(), sealed)
+        };
+        let plain = self.keys.content.iter().find_map(|key| open(key).ok()).ok_or_else(|| {
             damaged("does not open: it was altered, moved or put back, or the key is another")
         })?;
         serde_json::from_slice(&plain).map_err(|_| damaged("opens, and holds what this version cannot read"))

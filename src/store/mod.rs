@@ -22,7 +22,7 @@ mod tests;
 use std::{
     ops::Deref,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use rusqlite::{Connection, OptionalExtension, Params, TransactionBehavior};
@@ -57,14 +57,15 @@ pub type KeyedHash = [u8; 32];
 pub struct Store {
     writer: Mutex<Connection>,
     reader: Mutex<Connection>,
-    keys: Keys,
+    /// Replaced when there is a newer key; whoever reads or writes goes on with those it began with.
+    keys: RwLock<Arc<Keys>>,
     warnings: Vec<String>,
 }
 
 struct Keys {
-    /// Seals the `content` columns, through a key derived for each row.
-    content: Key,
-    /// For [`KeyedHash`]es.
+    /// Seal the `content` columns, through a key derived for each row: the newest first, which alone seals.
+    content: Vec<Key>,
+    /// For [`KeyedHash`]es. Of the first version always: a hash under another key would find nothing.
     equality: Key,
 }
 
@@ -90,8 +91,8 @@ impl Store {
     ///
     /// # Errors
     /// If one is already there, or the directory cannot be written.
-    pub fn create(path: &Path, install: Id, column_key: &Key, now_ms: u64) -> Result<Self> {
-        let store = Self::connect(path, column_key)?;
+    pub fn create(path: &Path, install: Id, column_keys: &[Key], now_ms: u64) -> Result<Self> {
+        let store = Self::connect(path, column_keys)?;
         if store.read(|rows| rows.install())?.is_some() {
             return Err(Error::failed(format!("{} already exists", path.display())));
         }
@@ -99,17 +100,17 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens the database, brings its schema up to date and proves that `column_key` is its key.
+    /// Opens the database, brings its schema up to date and proves that `column_keys`, the newest first, are its keys.
     ///
     /// # Errors
     /// `Integrity` where the database is missing or belongs to another installation or key, `Failed` where it is
     /// newer than this binary.
-    pub fn open(path: &Path, install: Id, column_key: &Key) -> Result<Self> {
+    pub fn open(path: &Path, install: Id, column_keys: &[Key]) -> Result<Self> {
         if !path.exists() {
             return Err(Error::integrity(format!("the database {} is missing", path.display()))
                 .remedy("restore the data directory from a backup"));
         }
-        let store = Self::connect(path, column_key)?;
+        let store = Self::connect(path, column_keys)?;
         store.read(|rows| rows.prove_install(install))?;
         Ok(store)
     }
@@ -119,17 +120,25 @@ impl Store {
         path.exists() && open::connection(path).is_ok_and(|connection| install::is_there(&connection))
     }
 
-    fn connect(path: &Path, column_key: &Key) -> Result<Self> {
+    fn connect(path: &Path, column_keys: &[Key]) -> Result<Self> {
         let warnings = open::filesystem_warning(path).into_iter().collect();
         let mut writer = open::connection(path)?;
         open::migrate(&mut writer)?;
         let reader = open::connection(path)?;
         reader.pragma_update(None, "query_only", true).context("opening the database for reading")?;
-        let keys = Keys {
-            content: column_key.derive("store/content", b"")?,
-            equality: column_key.derive("store/equality", b"")?,
-        };
+        let keys = RwLock::new(Arc::new(Keys::new(column_keys)?));
         Ok(Self { writer: Mutex::new(writer), reader: Mutex::new(reader), keys, warnings })
+    }
+
+    /// Seals with the first of these from now on, and opens with any.
+    pub fn set_keys(&self, column_keys: &[Key]) -> Result<()> {
+        let keys = Arc::new(Keys::new(column_keys)?);
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(())
+    }
+
+    fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What the administrator should hear about where the database lies.
@@ -141,7 +150,7 @@ impl Store {
     pub fn read<T>(&self, query: impl FnOnce(&Rows<'_>) -> Result<T>) -> Result<T> {
         let connection = lock(&self.reader);
         let transaction = connection.unchecked_transaction().context("starting to read the database")?;
-        query(&Rows { connection: &transaction, keys: &self.keys })
+        query(&Rows { connection: &transaction, keys: &self.keys() })
     }
 
     /// One transaction: all of it is durable when this returns `Ok`, none of it happened when it returns `Err`.
@@ -151,14 +160,14 @@ impl Store {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(open::explain)
             .context("starting to write the database")?;
-        let value = change(&Writes(Rows { connection: &transaction, keys: &self.keys }))?;
+        let value = change(&Writes(Rows { connection: &transaction, keys: &self.keys() }))?;
         transaction.commit().map_err(open::explain).context("writing the database")?;
         Ok(value)
     }
 
     /// The keyed hash under which equal contents and names are found.
     pub fn keyed_hash(&self, domain: &str, value: &[u8]) -> KeyedHash {
-        self.keys.hash(domain, value)
+        self.keys().hash(domain, value)
     }
 
     /// Folds the write-ahead log into the database file.
@@ -170,6 +179,13 @@ impl Store {
 }
 
 impl Keys {
+    fn new(column_keys: &[Key]) -> Result<Self> {
+        let first = column_keys.last().ok_or_else(|| Error::integrity("there is no key for the database"))?;
+        let content =
+            column_keys.iter().map(|key| key.derive("store/content", b"")).collect::<Result<_>>()?;
+        Ok(Self { content, equality: first.derive("store/equality", b"")? })
+    }
+
     fn hash(&self, domain: &str, value: &[u8]) -> KeyedHash {
         let mut message = Vec::with_capacity(domain.len() + 1 + value.len());
         message.extend_from_slice(domain.as_bytes());

@@ -22,7 +22,9 @@ impl Bench {
         let directory = tempfile::tempdir().unwrap();
         let install = id(IdKind::Install);
         let key = Key::generate().unwrap();
-        let store = Store::create(&directory.path().join("cloister.db"), install, &key, 1).unwrap();
+        let store =
+            Store::create(&directory.path().join("cloister.db"), install, std::slice::from_ref(&key), 1)
+                .unwrap();
         Self { directory, install, key, store }
     }
 
@@ -281,17 +283,23 @@ fn a_moved_or_older_or_altered_cell_is_refused() {
 fn another_key_or_installation_does_not_open_it() {
     let bench = Bench::new();
     let refused = |install, key: &Key| {
-        let error = Store::open(&bench.path(), install, key).map(|_| ()).unwrap_err();
+        let error = Store::open(&bench.path(), install, std::slice::from_ref(key)).map(|_| ()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Integrity, "{error}");
         assert!(error.to_string().contains("belongs to installation"), "{error}");
     };
     refused(bench.install, &Key::generate().unwrap());
     refused(id(IdKind::Install), &bench.key);
-    assert!(Store::open(&bench.path(), bench.install, &bench.key).is_ok());
-    assert!(Store::create(&bench.path(), bench.install, &bench.key, 1).is_err(), "never over another");
+    assert!(Store::open(&bench.path(), bench.install, std::slice::from_ref(&bench.key)).is_ok());
+    assert!(
+        Store::create(&bench.path(), bench.install, std::slice::from_ref(&bench.key), 1).is_err(),
+        "never over another"
+    );
     let nowhere = bench.directory.path().join("none.db");
     assert_eq!(
-        Store::open(&nowhere, bench.install, &bench.key).map(|_| ()).unwrap_err().kind(),
+        Store::open(&nowhere, bench.install, std::slice::from_ref(&bench.key))
+            .map(|_| ())
+            .unwrap_err()
+            .kind(),
         ErrorKind::Integrity
     );
     assert!(!nowhere.exists(), "asking makes nothing");
@@ -302,7 +310,7 @@ fn names_are_found_by_a_hash_that_differs_between_installations() {
     let (one, other) = (Bench::new(), Bench::new());
     assert_ne!(one.store.keyed_hash("d", b"x"), other.store.keyed_hash("d", b"x"));
     assert_ne!(one.store.keyed_hash("d", b"x"), one.store.keyed_hash("e", b"x"));
-    let reopened = Store::open(&one.path(), one.install, &one.key).unwrap();
+    let reopened = Store::open(&one.path(), one.install, std::slice::from_ref(&one.key)).unwrap();
     assert_eq!(one.store.keyed_hash("d", b"x"), reopened.keyed_hash("d", b"x"));
 }
 

@@ -41,6 +41,24 @@ impl Purpose {
         Self::Identity,
     ];
 
+    /// Whether `key rotate` makes a new version. The others are what people outside know the installation by (the
+    /// keys that sign, the certificate) and stay what they are.
+    pub fn rotates(self) -> bool {
+        matches!(self, Self::Objects | Self::Columns | Self::Tokens | Self::Backup)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Objects => "objects",
+            Self::Columns => "columns",
+            Self::Audit => "audit",
+            Self::Tokens => "tokens",
+            Self::Backup => "backup",
+            Self::Signing => "signing",
+            Self::Identity => "identity",
+        }
+    }
+
     fn from_number(number: u8) -> Result<Self> {
         Self::ALL
             .into_iter()
@@ -55,6 +73,8 @@ pub(super) struct Entry {
     pub version: u64,
     pub length_bytes: u64,
     pub header_hash: Digest,
+    /// Which version of the objects' purpose key the object's own key is wrapped under.
+    pub under: u32,
     pub wrapped_key: Wrapped,
 }
 
@@ -63,6 +83,7 @@ pub(super) struct Entry {
 pub(super) struct Claim {
     pub version: u64,
     pub length_bytes: u64,
+    pub under: u32,
     pub wrapped_key: Wrapped,
 }
 
@@ -117,9 +138,14 @@ impl Keyring {
         purposes.chain(objects).chain([Change::Witness(self.witness.clone())]).collect()
     }
 
+    /// Every version of a purpose's key, oldest first.
+    pub(super) fn versions(&self, purpose: Purpose) -> impl DoubleEndedIterator<Item = (u32, &Wrapped)> {
+        let versions = self.purposes.range((purpose, 0)..=(purpose, u32::MAX));
+        versions.map(|(&(_, version), wrapped)| (version, wrapped))
+    }
+
     pub(super) fn newest(&self, purpose: Purpose) -> Option<(u32, &Wrapped)> {
-        let (&(_, version), wrapped) = self.purposes.range((purpose, 0)..=(purpose, u32::MAX)).next_back()?;
-        Some((version, wrapped))
+        self.versions(purpose).next_back()
     }
 
     pub(super) fn root(&self, install: Id) -> VaultRoot {
@@ -150,12 +176,13 @@ pub(super) fn unwrap(under: &Key, aad: &[u8], wrapped: &[u8]) -> Result<Key> {
 
 /// A record of the keyring file before it is sealed: epoch, then the changes.
 pub(super) fn encode(epoch: u64, changes: &[Change]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(8 + changes.len() * (1 + 17 + 8 + 8 + 32 + WRAPPED_BYTES));
+    let mut out = Vec::with_capacity(8 + changes.len() * (1 + 4 + 17 + 8 + 8 + 32 + WRAPPED_BYTES));
     out.extend_from_slice(&epoch.to_le_bytes());
     for change in changes {
         match change {
             Change::Put(id, entry) => {
-                out.push(1);
+                out.push(5);
+                out.extend_from_slice(&entry.under.to_le_bytes());
                 out.extend_from_slice(&id.to_bytes());
                 out.extend_from_slice(&entry.version.to_le_bytes());
                 out.extend_from_slice(&entry.length_bytes.to_le_bytes());
@@ -188,15 +215,12 @@ pub(super) fn decode(mut bytes: &[u8]) -> Result<(u64, Vec<Change>)> {
     while !bytes.is_empty() {
         let [kind] = take(bytes)?;
         changes.push(match kind {
-            1 => Change::Put(
-                Id::from_bytes(take(bytes)?)?,
-                Entry {
-                    version: u64::from_le_bytes(take(bytes)?),
-                    length_bytes: u64::from_le_bytes(take(bytes)?),
-                    header_hash: take(bytes)?,
-                    wrapped_key: take(bytes)?,
-                },
-            ),
+            // As it was before keys could be rotated.
+            1 => put(bytes, 1)?,
+            5 => {
+                let under = u32::from_le_bytes(take(bytes)?);
+                put(bytes, under)?
+            }
             2 => Change::Remove(Id::from_bytes(take(bytes)?)?),
             3 => {
                 let [purpose] = take(bytes)?;
@@ -218,6 +242,18 @@ pub(super) fn decode(mut bytes: &[u8]) -> Result<(u64, Vec<Change>)> {
         });
     }
     Ok((epoch, changes))
+}
+
+fn put(bytes: &mut &[u8], under: u32) -> Result<Change> {
+    let id = Id::from_bytes(take(bytes)?)?;
+    let entry = Entry {
+        version: u64::from_le_bytes(take(bytes)?),
+        length_bytes: u64::from_le_bytes(take(bytes)?),
+        header_hash: take(bytes)?,
+        under,
+        wrapped_key: take(bytes)?,
+    };
+    Ok(Change::Put(id, entry))
 }
 
 fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N]> {

@@ -21,7 +21,10 @@ use super::{
     root::RootKey,
 };
 use crate::{
-    base::{Context, Error, Id, Result, fs::write_atomic},
+    base::{
+        Context, Error, Id, Result,
+        fs::{rename_durably, write_atomic},
+    },
     seal::{Digest, Key, open_blob, seal_blob, sha256},
 };
 
@@ -105,6 +108,43 @@ impl RingFile {
         ))
     }
 
+    /// Writes `ring` under another root beside the keyring at `path`, which stays what it is.
+    pub(super) fn write_successor(path: &Path, root: &RootKey, ring: &Keyring) -> Result<Self> {
+        Self::rewrite(&successor_of(path), root, ring)
+    }
+
+    pub(super) fn take_its_place(&mut self) -> Result<()> {
+        let place = self.path.with_extension("");
+        rename_durably(&self.path, &place)?;
+        self.path = place;
+        Ok(())
+    }
+
+    /// Gives up a keyring whose root key did not come into force.
+    pub(super) fn drop_successor(path: &Path) -> Result<()> {
+        let successor = successor_of(path);
+        std::fs::remove_file(&successor).with_context(|| format!("removing {}", successor.display()))
+    }
+
+    /// Brings a rekey that was cut off to its end: the root key says whether it had come into force.
+    pub(super) fn finish_rekey(path: &Path, root: &RootKey) -> Result<()> {
+        let successor = successor_of(path);
+        let bytes = match std::fs::read(&successor) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            read => read.with_context(|| format!("reading {}", successor.display()))?,
+        };
+        match open_header(&successor, root, &bytes) {
+            Ok(_) => rename_durably(&successor, path),
+            Err(_) => Self::drop_successor(path),
+        }
+    }
+
+    /// # Errors
+    /// Why this file takes no more commits.
+    pub(super) fn must_be_whole(&self) -> Result<()> {
+        self.broken.clone().map_or(Ok(()), Err)
+    }
+
     /// Replaces this file by one that holds `ring` whole under a new key.
     ///
     /// # Errors
@@ -168,11 +208,16 @@ impl RingFile {
         self.file = File::open(&self.path).expect("it is there");
     }
 
-    fn break_off(&mut self, why: String) {
+    pub(super) fn break_off(&mut self, why: String) {
         let error = Error::unavailable(format!("the keyring takes no more commits: {why}"))
             .remedy("look at the disk, then start Cloister again: it returns to the last confirmed commit");
         self.broken = Some(error);
     }
+}
+
+/// Where the keyring of a new root key lies until that key is in force.
+fn successor_of(path: &Path) -> PathBuf {
+    path.with_extension("next")
 }
 
 fn open_for_appending(path: &Path) -> Result<File> {

@@ -1,5 +1,5 @@
 //! The root key and what unseals it. `keys/root.json` holds the installation's identifier and one wrap of the
-//! root key per unsealer; a further kind of unsealer (shares, TPM) is a further kind of wrap of the same key.
+//! root key per unsealer; a further kind of unsealer (a TPM) is a further kind of wrap of the same key.
 
 use std::{
     fs,
@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use super::keyring::{unwrap, wrap};
 use crate::{
     base::{Context, Error, Id, IdKind, Result, fs::write_atomic},
-    seal::{Key, PassphraseParams, Secret, WipedVec, hmac, new_id, random_bytes, verify_hmac, wipe},
+    seal::{
+        Key, PassphraseParams, SET_BYTES, Secret, Share, ShareSet, WipedVec, hmac, join_shares, new_id,
+        random_bytes, verify_hmac, wipe,
+    },
 };
 
 const FORMAT: &str = "cloister root key v1";
@@ -33,6 +36,13 @@ pub enum Unsealer {
     /// A file whose first line is a passphrase.
     PassphraseFile(PathBuf),
     Passphrase(Secret),
+    /// The key that a set of shares gives.
+    Shares {
+        set: ShareSet,
+        key: Key,
+    },
+    /// Files whose first lines are shares, as many as it takes.
+    ShareFiles(Vec<PathBuf>),
 }
 
 /// The key above all keys of one installation.
@@ -57,12 +67,37 @@ struct RootFile {
 enum Wrap {
     KeyFile { path: PathBuf, wrapped: String },
     Passphrase { argon2id: PassphraseParams, salt: String, wrapped: String },
+    Shares { set: String, threshold: u8, wrapped: String },
+}
+
+/// What somebody must bring to unseal. Read from a file that only the root key proves: good for asking the right
+/// question, and for nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UnsealedBy {
+    KeyFile(PathBuf),
+    Passphrase,
+    Shares(ShareSet),
+}
+
+impl std::fmt::Display for UnsealedBy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::KeyFile(path) => write!(f, "the key file {}", path.display()),
+            Self::Passphrase => f.write_str("a passphrase"),
+            Self::Shares(set) => write!(f, "{} shares", set.threshold),
+        }
+    }
 }
 
 impl RootKey {
     /// A new installation's root key.
     pub fn generate() -> Result<Self> {
         Ok(Self { install: new_id(IdKind::Install)?, key: Key::generate()? })
+    }
+
+    /// Another root key for the same installation.
+    pub(super) fn successor(&self) -> Result<Self> {
+        Ok(Self { install: self.install, key: Key::generate()? })
     }
 
     pub fn install(&self) -> Id {
@@ -73,21 +108,32 @@ impl RootKey {
         &self.key
     }
 
-    /// Writes the root file with this key wrapped by `unsealer`.
+    /// The root file's text, with this key wrapped by each of `unsealers`.
     ///
     /// # Errors
-    /// `Usage` when the passphrase is too short or the key file too small to hold a key.
-    pub(super) fn store(&self, path: &Path, unsealer: &Unsealer) -> Result<()> {
-        let wrap = self.wrap_by(unsealer)?;
+    /// `Usage` when there is none, a passphrase is too short or a key file too small to hold a key.
+    pub(super) fn wrapped_by(&self, unsealers: &[Unsealer]) -> Result<String> {
+        if unsealers.is_empty() {
+            return Err(Error::usage("the root key needs something that unseals it"));
+        }
         let mut file = RootFile {
             format: FORMAT.into(),
             install: self.install,
-            unsealers: vec![wrap],
+            unsealers: unsealers.iter().map(|unsealer| self.wrap_by(unsealer)).collect::<Result<_>>()?,
             mac: String::new(),
         };
         file.mac = Base64::encode_string(&hmac(&self.mac_key()?, &file.without_mac()?));
-        let text = serde_json::to_string_pretty(&file).context("writing the root file")?;
-        write_atomic(path, text.as_bytes())
+        serde_json::to_string_pretty(&file).context("writing the root file")
+    }
+
+    /// Writes the root file with this key wrapped by each of `unsealers`.
+    pub(super) fn store(&self, path: &Path, unsealers: &[Unsealer]) -> Result<()> {
+        write_atomic(path, self.wrapped_by(unsealers)?.as_bytes())
+    }
+
+    /// What opens the root key of the root file at `path`.
+    pub(super) fn unsealed_by(path: &Path) -> Result<Vec<UnsealedBy>> {
+        RootFile::read(path)?.unsealed_by()
     }
 
     /// Opens the root key from the root file at `path`. With no unsealer, the key file whose place is
@@ -124,6 +170,13 @@ impl RootKey {
             }
             Unsealer::PassphraseFile(path) => self.wrap_by_passphrase(&read_passphrase(path)?),
             Unsealer::Passphrase(passphrase) => self.wrap_by_passphrase(passphrase),
+            Unsealer::Shares { set, key } => Ok(Wrap::Shares {
+                set: Base64::encode_string(&set.set),
+                threshold: set.threshold,
+                wrapped: Base64::encode_string(&wrap(key, &self.aad("shares"), &self.key)?),
+            }),
+            Unsealer::ShareFiles(_) => Err(Error::usage("shares are made here, and not brought along")
+                .remedy("give --shares N and --threshold T; the shares are shown once")),
         }
     }
 
@@ -179,17 +232,44 @@ impl RootFile {
         serde_json::to_vec(&rest).context("writing the root file")
     }
 
+    fn unsealed_by(&self) -> Result<Vec<UnsealedBy>> {
+        let by = |wrap: &Wrap| {
+            Ok(match wrap {
+                Wrap::KeyFile { path, .. } => UnsealedBy::KeyFile(path.clone()),
+                Wrap::Passphrase { .. } => UnsealedBy::Passphrase,
+                Wrap::Shares { set, threshold, .. } => {
+                    UnsealedBy::Shares(ShareSet { set: share_set(set)?, threshold: *threshold })
+                }
+            })
+        };
+        self.unsealers.iter().map(by).collect()
+    }
+
     fn remembered_key_file(&self) -> Result<PathBuf> {
-        self.unsealers
-            .iter()
-            .find_map(|wrap| match wrap {
-                Wrap::KeyFile { path, .. } => Some(path.clone()),
-                Wrap::Passphrase { .. } => None,
-            })
-            .ok_or_else(|| {
-                Error::sealed("this installation is unsealed by a passphrase")
-                    .remedy("give it with --passphrase-file F")
-            })
+        let key_file = self.unsealers.iter().find_map(|wrap| match wrap {
+            Wrap::KeyFile { path, .. } => Some(path.clone()),
+            Wrap::Passphrase { .. } | Wrap::Shares { .. } => None,
+        });
+        match key_file {
+            Some(path) => Ok(path),
+            None => Err(self.without("key file")?),
+        }
+    }
+
+    /// There is no unsealer of the kind that was brought.
+    fn without(&self, brought: &str) -> Result<Error> {
+        let by = self.unsealed_by()?;
+        let known: Vec<String> = by.iter().map(UnsealedBy::to_string).collect();
+        let bring = match by.first() {
+            Some(UnsealedBy::KeyFile(_)) => "name it with --key-file or CLOISTER_KEY_FILE",
+            Some(UnsealedBy::Shares(_)) => "give each with --share-file F",
+            Some(UnsealedBy::Passphrase) | None => "give it with --passphrase-file F",
+        };
+        let sealed = Error::sealed(format!(
+            "this installation has no {brought}: it is unsealed by {}",
+            known.join(" or ")
+        ));
+        Ok(sealed.remedy(bring))
     }
 
     fn unwrap_with(&self, unsealer: &Unsealer) -> Result<Key> {
@@ -197,7 +277,34 @@ impl RootFile {
             Unsealer::KeyFile(path) => self.unwrap_with_key_file(path),
             Unsealer::PassphraseFile(path) => self.unwrap_with_passphrase(&read_passphrase(path)?),
             Unsealer::Passphrase(passphrase) => self.unwrap_with_passphrase(passphrase),
+            Unsealer::Shares { set, key } => self.unwrap_with_shares(set, key),
+            Unsealer::ShareFiles(paths) => {
+                let shares = paths.iter().map(|path| read_share(path)).collect::<Result<Vec<_>>>()?;
+                let key = join_shares(&shares)?;
+                self.unwrap_with_shares(&shares[0].set(), &key)
+            }
         }
+    }
+
+    fn unwrap_with_shares(&self, given: &ShareSet, key: &Key) -> Result<Key> {
+        let mut asked = false;
+        for wrap in &self.unsealers {
+            let Wrap::Shares { set, threshold, wrapped } = wrap else { continue };
+            asked = true;
+            if (share_set(set)?, *threshold) == (given.set, given.threshold) {
+                return unwrap(key, &wrap_aad(self.install, "shares"), &decode(wrapped)?).map_err(|_| {
+                    Error::sealed("these shares do not open this vault").remedy(
+                        "one of them is not what was handed out; try others of the same set, nothing was changed",
+                    )
+                });
+            }
+        }
+        if !asked {
+            return Err(self.without("shares")?);
+        }
+        Err(Error::sealed("these shares are of another set than this vault's").remedy(
+            "shares that were handed out before a rekey, or for another installation, open nothing here",
+        ))
     }
 
     fn unwrap_with_key_file(&self, path: &Path) -> Result<Key> {
@@ -206,12 +313,11 @@ impl RootFile {
             .iter()
             .filter_map(|wrap| match wrap {
                 Wrap::KeyFile { wrapped, .. } => Some(wrapped),
-                Wrap::Passphrase { .. } => None,
+                Wrap::Passphrase { .. } | Wrap::Shares { .. } => None,
             })
             .collect();
         if wraps.is_empty() {
-            return Err(Error::sealed("this installation has no key file: it is unsealed by a passphrase")
-                .remedy("give it with --passphrase-file F"));
+            return Err(self.without("key file")?);
         }
         let key = read_key_file(path)?;
         for wrapped in wraps {
@@ -246,18 +352,21 @@ impl RootFile {
                 return Ok(root);
             }
         }
-        Err(if asked {
-            Error::sealed("the passphrase does not open this vault")
-                .remedy("check the passphrase file and --data-dir; nothing was changed")
-        } else {
-            Error::sealed("this installation has no passphrase: it is unsealed by a key file")
-                .remedy("name it with CLOISTER_KEY_FILE")
-        })
+        if !asked {
+            return Err(self.without("passphrase")?);
+        }
+        Err(Error::sealed("the passphrase does not open this vault")
+            .remedy("check the passphrase file and --data-dir; nothing was changed"))
     }
 }
 
 fn wrap_aad(install: Id, kind: &str) -> Vec<u8> {
     [b"cloister root wrap v1 ", kind.as_bytes(), &install.to_bytes()[..]].concat()
+}
+
+fn share_set(text: &str) -> Result<[u8; SET_BYTES]> {
+    let damaged = |_| Error::integrity("the root file names a set of shares that cannot be read");
+    decode(text)?.try_into().map_err(damaged)
 }
 
 fn decode(text: &str) -> Result<Vec<u8>> {
@@ -324,10 +433,20 @@ fn key_file_install(path: &Path) -> Option<Id> {
 
 /// The first line of the file, without its line end.
 fn read_passphrase(path: &Path) -> Result<Secret> {
-    let bytes = read_secret(path, "passphrase file", PASSPHRASE_BYTES_MAX)?;
+    read_line(path, "passphrase file")
+}
+
+fn read_line(path: &Path, what: &str) -> Result<Secret> {
+    let bytes = read_secret(path, what, PASSPHRASE_BYTES_MAX)?;
     let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     Ok(Secret::new(line.to_vec()))
+}
+
+/// The share on the first line of the file.
+fn read_share(path: &Path) -> Result<Share> {
+    let line = read_line(path, "share file")?;
+    Share::parse(line.danger_expose()).with_context(|| format!("reading the share in {}", path.display()))
 }
 
 fn read_secret(path: &Path, what: &str, bytes_max: u64) -> Result<WipedVec> {

@@ -4,11 +4,12 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use super::{
-    Depot, ObjectReader, ObjectWriter, Purpose, ReadGrant, RootKey, Swept, Unsealer, VaultRoot, WriteGrant,
+    Depot, ObjectReader, ObjectWriter, Purpose, ReadGrant, RootKey, Swept, UnsealedBy, Unsealer, VaultRoot,
+    WriteGrant,
     grant::extent_key,
     keyring::{Change, Claim, Entry, Keyring, Wrapped, unwrap, wrap},
     object::{TEMPORARY_SUFFIX, cause},
@@ -24,18 +25,25 @@ use crate::{
     seal::{Key, Label, SealReader, Signer, new_id},
 };
 
+pub(super) const ROOT_FILE: &str = "root.json";
+pub(super) const RING_FILE: &str = "keyring";
+
 /// What identifiers are written in: objects lie in a directory for each two of these.
 const FAN_LETTERS: &str = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 /// All sealed objects of one installation and the keys to them.
 pub struct Vault {
-    root: RootKey,
+    pub(super) root: RwLock<RootKey>,
+    install: Id,
+    keys_dir: PathBuf,
     objects: PathBuf,
-    /// Wraps the objects' keys.
-    objects_key: Key,
-    ring: RwLock<Keyring>,
-    file: Mutex<RingFile>,
+    /// Wrap the objects' keys: the newest new ones, the older what they once wrapped.
+    pub(super) objects_keys: RwLock<BTreeMap<u32, Key>>,
+    pub(super) ring: RwLock<Keyring>,
+    pub(super) file: Mutex<RingFile>,
     group: Group<Commit, ()>,
+    /// Held while a key is replaced by another.
+    pub(super) rotating: Mutex<()>,
     /// Objects that workers are writing: what the keyring will say of them.
     granted: Mutex<HashMap<Id, Claim>>,
     /// Objects that are being deleted: already out of reach, and not yet out of the keyring.
@@ -45,7 +53,7 @@ pub struct Vault {
 
 /// Changes that become durable together, what follows from them, and what takes back their preparation.
 #[derive(Default)]
-struct Commit {
+pub(super) struct Commit {
     changes: Vec<Change>,
     then: Vec<Step>,
     undo: Vec<Step>,
@@ -97,7 +105,7 @@ impl Vault {
         }
         RingFile::rewrite(&ring_path(data_dir), &root, &ring)?;
         // The root file comes last: with it the vault exists, and without it nothing does.
-        root.store(&root_path(data_dir), unsealer)?;
+        root.store(&root_path(data_dir), std::slice::from_ref(unsealer))?;
         Self::open(data_dir, root)
     }
 
@@ -106,21 +114,30 @@ impl Vault {
         RootKey::unseal(&root_path(data_dir), unsealer)
     }
 
+    /// What unseals the vault in `data_dir`, in the order in which it was named.
+    pub fn unsealed_by(data_dir: &Path) -> Result<Vec<UnsealedBy>> {
+        RootKey::unsealed_by(&root_path(data_dir))
+    }
+
     /// Opens the vault and puts in order what a crash left. The caller holds the data directory's lock.
     pub fn open(data_dir: &Path, root: RootKey) -> Result<Self> {
         let objects = data_dir.join("objects");
+        RingFile::finish_rekey(&ring_path(data_dir), &root)?;
         let (file, ring, keyring_bytes_cut) = RingFile::open(&ring_path(data_dir), &root)?;
         create_private_dir(&objects)?;
         remove_temporaries(&data_dir.join("keys"))?;
         let swept = Swept { keyring_bytes_cut, ..sweep(&objects, &ring)? };
-        let objects_key = newest_key(&root, &ring, Purpose::Objects)?;
+        let objects_keys = keys_of(&root, &ring, Purpose::Objects)?.into_iter().collect();
         Ok(Self {
-            root,
+            install: root.install(),
+            root: RwLock::new(root),
+            keys_dir: data_dir.join("keys"),
             objects,
-            objects_key,
+            objects_keys: RwLock::new(objects_keys),
             ring: RwLock::new(ring),
             file: Mutex::new(file),
             group: Group::default(),
+            rotating: Mutex::default(),
             granted: Mutex::default(),
             leaving: Mutex::default(),
             swept,
@@ -128,7 +145,7 @@ impl Vault {
     }
 
     pub fn install(&self) -> Id {
-        self.root.install()
+        self.install
     }
 
     /// What opening the vault put in order.
@@ -138,7 +155,15 @@ impl Vault {
 
     /// The newest key for a purpose.
     pub fn purpose_key(&self, purpose: Purpose) -> Result<Key> {
-        newest_key(&self.root, &self.ring(), purpose)
+        let newest = self.purpose_keys(purpose)?.into_iter().next();
+        newest.ok_or_else(|| Error::integrity(format!("the keyring has no key for {purpose:?}")))
+    }
+
+    /// Every version of the key for a purpose, newest first.
+    pub fn purpose_keys(&self, purpose: Purpose) -> Result<Vec<Key>> {
+        // The ring's lock first, as in a rekey.
+        let ring = self.ring();
+        Ok(keys_of(&self.root_key(), &ring, purpose)?.into_iter().rev().map(|(_, key)| key).collect())
     }
 
     /// A signer whose seed is the newest key for `purpose`.
@@ -168,7 +193,7 @@ impl Vault {
     /// Keeps a few bytes for another room, sealed and in step with the keyring: the audit log's newest
     /// checkpoint, so that neither can be put back in time without the other.
     pub fn set_witness(&self, witness: Vec<u8>) -> Result<()> {
-        self.change(Commit { changes: vec![Change::Witness(witness)], ..Commit::default() })
+        self.change(Commit::of(vec![Change::Witness(witness)]))
     }
 
     /// Leave for a worker to read one object.
@@ -266,9 +291,24 @@ impl Vault {
             return Err(not_found(id));
         }
         let entry = *self.ring().objects.get(&id).ok_or_else(|| not_found(id))?;
-        let key = unwrap(&self.objects_key, &object_aad(self.install(), id), &entry.wrapped_key)
+        let key = self
+            .unwrap_object(id, entry.under, &entry.wrapped_key)
             .map_err(|error| error.context(format!("opening the key of object {id}")))?;
         Ok((entry, key))
+    }
+
+    pub(super) fn wrap_object(&self, id: Id, key: &Key) -> Result<(u32, Wrapped)> {
+        let keys = self.objects_keys();
+        let (&under, newest) = keys.last_key_value().expect("opened with one, and none is ever dropped");
+        Ok((under, wrap(newest, &object_aad(self.install(), id), key)?))
+    }
+
+    pub(super) fn unwrap_object(&self, id: Id, under: u32, wrapped: &Wrapped) -> Result<Key> {
+        let keys = self.objects_keys();
+        let key = keys.get(&under).ok_or_else(|| {
+            Error::integrity(format!("the keyring has no version {under} of the key for objects"))
+        })?;
+        unwrap(key, &object_aad(self.install(), id), wrapped)
     }
 
     pub(super) fn path(&self, id: Id) -> PathBuf {
@@ -283,7 +323,7 @@ impl Vault {
     fn prepare(&self, kind: IdKind, length_bytes: u64) -> Result<(WriteGrant, Claim)> {
         let id = new_id(kind)?;
         let key = Key::generate()?;
-        let wrapped_key = wrap(&self.objects_key, &object_aad(self.install(), id), &key)?;
+        let (under, wrapped_key) = self.wrap_object(id, &key)?;
         let path = self.path(id);
         let directory = path.parent().expect("objects lie in a directory");
         if !directory.exists() {
@@ -292,7 +332,7 @@ impl Vault {
         }
         let label = Label { install: self.install(), object: id, version: 1 };
         let grant = WriteGrant::new(label, temporary(&path), length_bytes, [0; 32], key);
-        Ok((grant, Claim { version: 1, length_bytes, wrapped_key }))
+        Ok((grant, Claim { version: 1, length_bytes, under, wrapped_key }))
     }
 
     /// Lists objects whose temporary files are whole and synced.
@@ -308,8 +348,8 @@ impl Vault {
 
     /// Checks that the temporary file is what was granted and says what the keyring is to list.
     fn written_entry(&self, id: Id, claim: Claim) -> Result<Entry> {
-        let Claim { version, length_bytes, wrapped_key } = claim;
-        let key = unwrap(&self.objects_key, &object_aad(self.install(), id), &wrapped_key)?;
+        let Claim { version, length_bytes, under, wrapped_key } = claim;
+        let key = self.unwrap_object(id, under, &wrapped_key)?;
         let path = temporary(&self.path(id));
         let file = fs::File::open(&path).with_context(|| format!("opening {}", path.display()))?;
         let written = SealReader::open(file, &key, Label { install: self.install(), object: id, version })?;
@@ -319,11 +359,11 @@ impl Vault {
                 written.len_bytes()
             )));
         }
-        Ok(Entry { version, length_bytes, header_hash: written.header().hash, wrapped_key })
+        Ok(Entry { version, length_bytes, header_hash: written.header().hash, under, wrapped_key })
     }
 
     /// Makes a commit durable together with all that wait.
-    fn change(&self, commit: Commit) -> Result<()> {
+    pub(super) fn change(&self, commit: Commit) -> Result<()> {
         self.group.submit(commit, |commits| self.write(commits))
     }
 
@@ -340,7 +380,7 @@ impl Vault {
         if file.wants_rewriting() {
             // The commits stand either way. A rewrite that fails is tried again at the next commit, which hears
             // of it where it matters: when the file can take no more.
-            let _ = file.replace(&self.root, &ring);
+            let _ = self.rewrite(&mut file, &mut ring);
         }
         done
     }
@@ -352,10 +392,32 @@ impl Vault {
 
     fn rewrite_keyring(&self) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.replace(&self.root, &self.ring())
+        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+        self.rewrite(&mut file, &mut ring)
     }
 
-    fn ring(&self) -> std::sync::RwLockReadGuard<'_, Keyring> {
+    /// Writes the keyring whole under a new key of its own. What older versions of the objects' key still wrap is
+    /// wrapped under the newest on this occasion.
+    fn rewrite(&self, file: &mut RingFile, ring: &mut Keyring) -> Result<()> {
+        let rewrapped = self.rewrapped(ring)?;
+        file.replace(&self.root_key(), &rewrapped)?;
+        *ring = rewrapped;
+        Ok(())
+    }
+
+    pub(super) fn keys_dir(&self) -> &Path {
+        &self.keys_dir
+    }
+
+    pub(super) fn root_key(&self) -> RwLockReadGuard<'_, RootKey> {
+        self.root.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn objects_keys(&self) -> RwLockReadGuard<'_, BTreeMap<u32, Key>> {
+        self.objects_keys.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn ring(&self) -> RwLockReadGuard<'_, Keyring> {
         self.ring.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -411,6 +473,10 @@ impl Depot for Vault {
 }
 
 impl Commit {
+    pub(super) fn of(changes: Vec<Change>) -> Self {
+        Self { changes, ..Self::default() }
+    }
+
     /// Takes every step, also after one that failed, and says which failed first.
     fn run(steps: Vec<Step>) -> Result<()> {
         let mut first = Ok(());
@@ -465,11 +531,11 @@ fn sync_directories_of(paths: &[PathBuf]) -> Result<()> {
 }
 
 fn root_path(data_dir: &Path) -> PathBuf {
-    data_dir.join("keys/root.json")
+    data_dir.join("keys").join(ROOT_FILE)
 }
 
 fn ring_path(data_dir: &Path) -> PathBuf {
-    data_dir.join("keys/keyring")
+    data_dir.join("keys").join(RING_FILE)
 }
 
 fn not_found(id: Id) -> Error {
@@ -488,14 +554,16 @@ fn purpose_aad(root: &RootKey, purpose: Purpose, version: u32) -> Vec<u8> {
     [&b"cloister purpose"[..], &root.install().to_bytes(), &[purpose as u8], &version].concat()
 }
 
-fn wrap_purpose(root: &RootKey, purpose: Purpose, version: u32, key: &Key) -> Result<Wrapped> {
+pub(super) fn wrap_purpose(root: &RootKey, purpose: Purpose, version: u32, key: &Key) -> Result<Wrapped> {
     wrap(&root.key().derive("purpose keys", b"")?, &purpose_aad(root, purpose, version), key)
 }
 
-fn newest_key(root: &RootKey, ring: &Keyring, purpose: Purpose) -> Result<Key> {
-    let (version, wrapped) = ring
-        .newest(purpose)
-        .ok_or_else(|| Error::integrity(format!("the keyring has no key for {purpose:?}")))?;
-    unwrap(&root.key().derive("purpose keys", b"")?, &purpose_aad(root, purpose, version), wrapped)
-        .map_err(|error| error.context(format!("opening the key for {purpose:?}")))
+/// Every version of the key for `purpose`, oldest first.
+pub(super) fn keys_of(root: &RootKey, ring: &Keyring, purpose: Purpose) -> Result<Vec<(u32, Key)>> {
+    let above = root.key().derive("purpose keys", b"")?;
+    let open = |(version, wrapped): (u32, &Wrapped)| {
+        let key = unwrap(&above, &purpose_aad(root, purpose, version), wrapped);
+        Ok((version, key.map_err(|error| error.context(format!("opening the key for {purpose:?}")))?))
+    };
+    ring.versions(purpose).map(open).collect()
 }

@@ -28,6 +28,8 @@ pub struct Site {
 pub enum Unsealer {
     KeyFile(PathBuf),
     PassphraseFile(PathBuf),
+    /// One share in each.
+    ShareFiles(Vec<PathBuf>),
 }
 
 /// Asks the daemon, or does it here: the same question, the same answer.

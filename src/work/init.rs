@@ -17,6 +17,7 @@ impl From<&Unsealer> for vault::Unsealer {
         match unsealer {
             Unsealer::KeyFile(path) => Self::KeyFile(path.clone()),
             Unsealer::PassphraseFile(path) => Self::PassphraseFile(path.clone()),
+            Unsealer::ShareFiles(paths) => Self::ShareFiles(paths.clone()),
         }
     }
 }
@@ -27,17 +28,23 @@ impl Warden {
     /// # Errors
     /// `Usage` where the directory holds an installation or somebody else's files, or no unsealer is named.
     pub fn init(site: &Site) -> Result<Self> {
-        let data_dir = &site.data_dir;
         let unsealer = site.unsealer.as_ref().ok_or_else(|| {
-            Error::usage("an installation needs something that unseals it")
-                .remedy("give --key-file F (it is made if it is not there) or --passphrase-file F")
+            Error::usage("an installation needs something that unseals it").remedy(
+                "give --key-file F (it is made if it is not there), --passphrase-file F, or --shares N",
+            )
         })?;
+        Self::init_under(site, &unsealer.into())
+    }
+
+    /// As [`Warden::init`], under an unsealer that lies in no file.
+    pub fn init_under(site: &Site, unsealer: &vault::Unsealer) -> Result<Self> {
+        let data_dir = &site.data_dir;
         if !Vault::exists(data_dir) {
             refuse_foreign_files(site)?;
         }
         create_private_dir(data_dir)?;
         let lock = hold(data_dir)?;
-        let vault = Vault::init(data_dir, &unsealer.into())?;
+        let vault = Vault::init(data_dir, unsealer)?;
         let warden = Self::assemble(site, lock, vault)?;
         let actor = Actor::this_process().to_string();
         warden.audit(Entry::new(actor, "init", Outcome::Done).object(warden.install()))?;
@@ -51,7 +58,7 @@ fn refuse_foreign_files(site: &Site) -> Result<()> {
     let ours = ["keys", "objects", "audit", "run", "cloister.db", "cloister.db-wal", "cloister.db-shm"];
     let key_file = match &site.unsealer {
         Some(Unsealer::KeyFile(path) | Unsealer::PassphraseFile(path)) => path.file_name(),
-        None => None,
+        Some(Unsealer::ShareFiles(_)) | None => None,
     };
     let Ok(entries) = std::fs::read_dir(&site.data_dir) else { return Ok(()) };
     for entry in entries.flatten() {

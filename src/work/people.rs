@@ -1,6 +1,8 @@
 //! API tokens: `clst_<role letters>_<secret><checksum>`. The checksum tells a mistyped token from a wrong one
 //! before any key is touched; the database holds the HMAC alone, so that whoever reads it can ask nothing.
 
+use std::sync::PoisonError;
+
 use super::{
     policy::{Caller, Role},
     warden::Warden,
@@ -55,8 +57,10 @@ fn is_well_formed(token: &str) -> bool {
 }
 
 impl Warden {
-    pub(super) fn token_mac(&self, token: &str) -> [u8; 32] {
-        seal::hmac(&self.tokens_key, token.as_bytes())
+    /// What a token is known by, under the newest key first.
+    pub(super) fn token_macs(&self, token: &str) -> Vec<[u8; 32]> {
+        let keys = self.tokens_keys.read().unwrap_or_else(PoisonError::into_inner);
+        keys.iter().map(|key| seal::hmac(key, token.as_bytes())).collect()
     }
 
     /// Who stands behind a bearer token. It is looked up by its HMAC, so no comparison of secrets takes time
@@ -72,8 +76,13 @@ impl Warden {
         if !is_well_formed(bearer) {
             return Err(refused());
         }
-        let mac = self.token_mac(bearer);
-        let token = self.store.read(|rows| rows.token_by_mac(&mac))?.ok_or_else(refused)?;
+        let macs = self.token_macs(bearer);
+        let token = self.store.read(|rows| {
+            let found =
+                macs.iter().map(|mac| rows.token_by_mac(mac)).find(|found| !matches!(found, Ok(None)));
+            found.unwrap_or(Ok(None))
+        })?;
+        let token = token.ok_or_else(refused)?;
         if token.revoked_at_ms.is_some() {
             return Err(refused());
         }
@@ -97,7 +106,7 @@ impl Warden {
         self.store.write(|rows| {
             rows.add_token(&crate::store::NewToken {
                 id,
-                mac: self.token_mac(&token),
+                mac: self.token_macs(&token)[0],
                 user,
                 role: role.as_str(),
                 created_at_ms: self.now_ms(),

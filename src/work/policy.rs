@@ -66,6 +66,9 @@ words! {
         AuditRead = "audit.read",
         AuditCheckpoint = "audit.checkpoint",
         AuditExport = "audit.export",
+        KeyStatus = "key.status",
+        KeyRotate = "key.rotate",
+        KeyRekey = "key.rekey",
         UserManage = "user.manage",
         UserList = "user.ls",
         TokenManage = "token.manage",
@@ -103,6 +106,9 @@ const GRANTS: &[(Action, &[Role])] = &[
     (Action::AuditRead, &[SecurityOfficer, Auditor]),
     (Action::AuditCheckpoint, &[SecurityOfficer, Auditor]),
     (Action::AuditExport, &[SecurityOfficer, Auditor]),
+    (Action::KeyStatus, &[SecurityOfficer, Operator, Auditor]),
+    (Action::KeyRotate, &[SecurityOfficer]),
+    (Action::KeyRekey, &[SecurityOfficer]),
     (Action::UserManage, &[SecurityOfficer]),
     (Action::UserList, &[SecurityOfficer, Auditor]),
     (Action::TokenManage, &[SecurityOfficer]),
@@ -235,7 +241,13 @@ mod tests {
             }
             assert!(!(both(User, SecurityOfficer)), "{action}: a user is no officer");
         }
-        for action in [Action::DataIngest, Action::ModelPretrain, Action::TokenManage, Action::JobCancel] {
+        for action in [
+            Action::DataIngest,
+            Action::ModelPretrain,
+            Action::TokenManage,
+            Action::KeyRekey,
+            Action::JobCancel,
+        ] {
             assert!(!Auditor.may(action), "an auditor changes nothing");
             assert!(!User.may(action) && !Service.may(action));
         }

@@ -57,6 +57,10 @@ pub enum Request {
     AuditExport { table: bool },
     /// -> the proof that the log begins with that of an earlier checkpoint
     AuditProve { since: String },
+    /// -> [`KeyStatus`]
+    KeyStatus,
+    /// -> [`KeyStatus`]: as it is then
+    KeyRotate,
     /// -> [`UserRow`]
     UserAdd { name: String, role: String },
     /// -> `Vec<UserRow>`
@@ -99,6 +103,8 @@ impl Request {
             Self::AuditVerify | Self::AuditLs { .. } | Self::AuditKey => Action::AuditRead,
             Self::AuditExport { .. } => Action::AuditExport,
             Self::AuditCheckpoint | Self::AuditProve { .. } => Action::AuditCheckpoint,
+            Self::KeyStatus => Action::KeyStatus,
+            Self::KeyRotate => Action::KeyRotate,
             Self::UserAdd { .. } | Self::UserDisable { .. } => Action::UserManage,
             Self::UserLs => Action::UserList,
             Self::TokenNew { .. } | Self::TokenRevoke { .. } => Action::TokenManage,
@@ -363,6 +369,17 @@ pub struct AuditRow {
     pub object: Option<Id>,
     pub outcome: String,
     pub detail: BTreeMap<String, String>,
+}
+
+/// What keys there are; nothing of what they are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeyStatus {
+    pub unsealed_by: Vec<String>,
+    /// Purpose to the newest version of its key.
+    pub versions: BTreeMap<String, u32>,
+    pub objects: u64,
+    /// Objects whose keys an older version still wraps.
+    pub objects_to_rewrap: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

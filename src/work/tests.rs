@@ -482,3 +482,58 @@ fn a_failure_inside_a_job_names_the_job_in_its_row() {
     assert_eq!(job.state, JobState::Failed);
     assert_eq!(job.error.as_ref().unwrap().remedy_text(), Some("mend it"));
 }
+
+#[test]
+fn rows_and_tokens_from_before_a_rotation_are_still_known() {
+    let bench = Bench::new();
+    bench.document("a.txt", "Dear Sir, the sacks of grain are counted.");
+    let warden = bench.init();
+    ingest(&bench, &warden);
+    let new_token = || Request::TokenNew { role: "auditor".into(), user: None, days: None };
+    let text = |answer: serde_json::Value| answer["token"].as_str().unwrap().to_owned();
+    let before = text(ask(&warden, new_token()).unwrap());
+    for round in 2..4 {
+        let status = ask(&warden, Request::KeyRotate).unwrap();
+        assert_eq!(status["versions"]["columns"], round);
+        assert_eq!(status["versions"]["audit"], 1);
+    }
+    let after = text(ask(&warden, new_token()).unwrap());
+    bench.document("b.txt", "The heron waits until the water falls.");
+    ingest(&bench, &warden);
+    let known = |warden: &Warden| {
+        warden.authenticate(&before).unwrap();
+        warden.authenticate(&after).unwrap();
+        assert!(warden.authenticate("clst_auditor_nonsense").is_err());
+        let listed = ask(warden, Request::DataLs { collection: Some("letters".into()) }).unwrap();
+        let names: Vec<&str> =
+            listed.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+        assert_eq!(names.len(), 2, "{names:?}");
+        assert!(names[0].ends_with("a.txt") && names[1].ends_with("b.txt"), "{names:?}");
+        ask(warden, Request::DataVerify).unwrap();
+    };
+    known(&warden);
+    drop(warden);
+    known(&bench.open());
+}
+
+#[test]
+fn a_rekey_is_recorded_and_what_follows_reads_on() {
+    let bench = Bench::new();
+    let warden = bench.init();
+    let passphrase = |text: &str| crate::vault::Unsealer::Passphrase(crate::seal::Secret::new(text.into()));
+    assert_eq!(warden.rekey(&[passphrase("short")]).unwrap_err().kind(), ErrorKind::Usage);
+    let status = warden.rekey(&[crate::vault::Unsealer::KeyFile(bench.path("new.key"))]).unwrap();
+    assert!(status.unsealed_by[0].contains("new.key"), "{status:?}");
+    drop(warden);
+    assert_eq!(Warden::open(&bench.site()).map(|_| ()).unwrap_err().kind(), ErrorKind::Sealed);
+    let site = Site { unsealer: Some(Unsealer::KeyFile(bench.path("new.key"))), ..bench.site() };
+    let warden = Warden::open(&site).unwrap();
+    let entries = auditlog::read(&bench.path("data").join("audit"), 0).unwrap().map(Result::unwrap);
+    let rekeys: Vec<String> = entries
+        .filter(|(_, entry)| entry.action == "key.rekey")
+        .map(|(_, entry)| format!("{:?}", entry.outcome))
+        .collect();
+    assert_eq!(rekeys, ["Intent", "Failed", "Intent", "Done"]);
+    ask(&warden, Request::AuditVerify).unwrap();
+    ask(&warden, Request::DataVerify).unwrap();
+}

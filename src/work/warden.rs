@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::RwLock,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -41,8 +42,8 @@ pub struct Warden {
     pub(super) device: Choice,
     /// Threads that compute; None takes every core.
     pub(super) threads: Option<usize>,
-    /// For the HMACs of API tokens.
-    pub(super) tokens_key: Key,
+    /// For the HMACs of API tokens, the newest first: a token is known by the one that it was made under.
+    pub(super) tokens_keys: RwLock<Vec<Key>>,
     /// Seals personal details of audit entries, and keys the hashes of prompts and answers there.
     details_key: Key,
     signer: Signer,
@@ -105,12 +106,14 @@ impl Warden {
     /// Opens the rest around an open vault, and puts in order what an earlier process left.
     pub(super) fn assemble(site: &Site, lock: Lock, vault: Vault) -> Result<Self> {
         let path = site.data_dir.join("cloister.db");
-        let column_key = vault.purpose_key(Purpose::Columns)?;
+        let column_keys = vault.purpose_keys(Purpose::Columns)?;
+        // Entries of the log are never written again: what is sealed in them stays under the first version.
+        let first_columns_key = column_keys.last().expect("a purpose has a key from the beginning");
         // A vault that never committed anything was cut off while it was made, before or in its database.
         let store = if vault.root().epoch <= 1 && !Store::is_made(&path) {
-            Store::create(&path, vault.install(), &column_key, now_ms())?
+            Store::create(&path, vault.install(), &column_keys, now_ms())?
         } else {
-            Store::open(&path, vault.install(), &column_key)?
+            Store::open(&path, vault.install(), &column_keys)?
         };
         let witness = String::from_utf8(vault.witness()).unwrap_or_default();
         let witness = Some(witness.as_str()).filter(|witness| !witness.is_empty());
@@ -120,8 +123,8 @@ impl Warden {
             data_dir: site.data_dir.clone(),
             device: site.device,
             threads: site.threads,
-            tokens_key: vault.purpose_key(Purpose::Tokens)?,
-            details_key: column_key.derive("audit details", b"")?,
+            tokens_keys: RwLock::new(vault.purpose_keys(Purpose::Tokens)?),
+            details_key: first_columns_key.derive("audit details", b"")?,
             signer: vault.signer(Purpose::Signing)?,
             vault,
             store,
@@ -167,7 +170,7 @@ impl Warden {
         }
     }
 
-    fn record(
+    pub(super) fn record(
         &self,
         actor: &Actor,
         action: Action,

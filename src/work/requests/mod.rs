@@ -2,6 +2,7 @@
 //! intent before it comes here.
 
 mod data;
+mod keys;
 mod models;
 mod people;
 mod prepare;
@@ -73,6 +74,8 @@ pub(super) fn perform(
         Request::AuditKey => records::audit_key(warden),
         Request::AuditExport { table } => records::audit_export(warden, *table, monitor),
         Request::AuditProve { since } => records::audit_prove(warden, since),
+        Request::KeyStatus => keys::status(warden),
+        Request::KeyRotate => keys::rotate(warden),
         Request::UserAdd { name, role } => people::add_user(warden, name, role),
         Request::UserLs => people::users(warden),
         Request::UserDisable { name } => people::disable_user(warden, name),
