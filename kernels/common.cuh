@@ -47,6 +47,12 @@ __device__ __forceinline__ bool on_16_bytes(const T*... pointers) {
     return ((reinterpret_cast<size_t>(pointers) | ...) & 15) == 0;
 }
 
+template <class T>
+__device__ __forceinline__ Pack<T> load_pack(const T* from) { return *reinterpret_cast<const Pack<T>*>(from); }
+
+template <class T>
+__device__ __forceinline__ void store_pack(T* to, const Pack<T>& pack) { *reinterpret_cast<Pack<T>*>(to) = pack; }
+
 // P elements, widened to f32.
 template <unsigned P, class T>
 __device__ __forceinline__ Pack<float, P> load_floats(const T* from) {

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)] // Turns addresses that `tensor` keeps apart by borrowing into slices.
 
-use super::memory::Block;
+use super::{Device, memory::Block};
 use crate::{
     base::Result,
     tensor::{ALIGNMENT_BYTES, Arena, Backing, Element, Place, Tensor, TensorMut},
@@ -37,14 +37,37 @@ unsafe impl Backing for Block {
 }
 
 /// Lends a tensor's elements to `look`. What reads whole tensors from outside a pass goes through here, so that
-/// it need not know where they lie: on the host they are lent in place.
-pub fn with_slice<T: Element, R>(tensor: Tensor, look: impl FnOnce(&[T]) -> R) -> R {
-    look(slice(tensor))
+/// it need not know where they lie: on the host they are lent in place, from a card a copy.
+///
+/// # Errors
+/// The first thing that went wrong on the card.
+pub fn with_slice<T: Element, R>(device: &Device, tensor: Tensor, look: impl FnOnce(&[T]) -> R) -> Result<R> {
+    match device {
+        Device::Cpu(_) => Ok(look(slice(tensor))),
+        Device::Cuda(cuda) => {
+            let mut copy = vec![T::zeroed(); tensor.count()];
+            cuda.download(tensor, &mut copy)?;
+            Ok(look(&copy))
+        }
+    }
 }
 
-/// Lends a tensor's elements to `fill`, which overwrites them all. As [`with_slice`].
-pub fn with_slice_mut<T: Element, R>(tensor: TensorMut, fill: impl FnOnce(&mut [T]) -> R) -> R {
-    fill(slice_mut(tensor))
+/// Lends a tensor's elements to `fill`, which overwrites them all. As [`with_slice`], but what goes wrong is heard of
+/// when something is read.
+pub fn with_slice_mut<T: Element, R>(
+    device: &Device,
+    tensor: TensorMut,
+    fill: impl FnOnce(&mut [T]) -> R,
+) -> R {
+    match device {
+        Device::Cpu(_) => fill(slice_mut(tensor)),
+        Device::Cuda(cuda) => {
+            let mut copy = vec![T::zeroed(); tensor.shape().count()];
+            let filled = fill(&mut copy);
+            cuda.upload(tensor, &copy);
+            filled
+        }
+    }
 }
 
 /// The elements of a tensor in host memory.

@@ -102,7 +102,7 @@ impl Model {
         let mut packed = Packed::default();
         packed.pad(dry.pass_rows * dry.context, dry.context);
         dry.nats(&packed)?;
-        let exec = Exec::host(device, dry.exec.arena.peak_bytes(), dry.exec.persistent.peak_bytes())?;
+        let exec = Exec::new(device, dry.exec.arena.peak_bytes(), dry.exec.persistent.peak_bytes())?;
         let mut model = Self::on(exec, &config)?;
         weights::load(&mut model.params, &[file])?;
         Ok(model)

@@ -61,7 +61,7 @@ impl DecoderRunner {
         let dry = Self::build(Exec::dry(device.clone()), config, options, shape)?;
         let persistent_bytes = dry.exec.persistent.peak_bytes();
         let pass_bytes = dry.measured_pass_bytes(options)? * PASS_SLACK;
-        let exec = Exec::host(device, pass_bytes, persistent_bytes).map_err(|error| {
+        let exec = Exec::new(device, pass_bytes, persistent_bytes).map_err(|error| {
             let needed = Bytes((persistent_bytes + pass_bytes) as u64);
             error.context(format!("taking {needed} of memory for the model and its cache"))
         })?;
@@ -109,7 +109,7 @@ impl DecoderRunner {
             Batch::paged(&self.exec, &sequences, BLOCK_TOKENS)?.with_logits_of(&self.exec, &last_rows)?;
         let mut cx = Ctx::new(&self.exec, &self.params).with_kv(&mut self.kv);
         let logits = self.decoder.logits(&mut cx, &batch)?;
-        let logits: Vec<f32> = self.exec.read(&logits);
+        let logits: Vec<f32> = self.exec.read(&logits)?;
         for (place, logits) in logits.chunks_exact(self.shape.vocabulary).enumerate() {
             row(place, logits);
         }
@@ -277,7 +277,7 @@ mod tests {
         let ours = tokens(5, 290);
         let blocks: Vec<u32> = (0..19).rev().collect();
         let cut = run(&mut runner, &ours, 280, &blocks, &|_| vec![]);
-        let exec = Exec::host(Device::cpu(Some(2)), 256 << 20, 64 << 20).expect("memory");
+        let exec = Exec::new(Device::cpu(Some(2)), 256 << 20, 64 << 20).expect("memory");
         let options = Options { dtype: DType::F32, recompute: false, positions: CONTEXT };
         let decoder = Decoder::new(&exec, &config(), options).expect("valid");
         let mut params = decoder.new_params(&exec).expect("memory");

@@ -42,7 +42,7 @@ struct Bench {
 
 impl Bench {
     fn new(config: &Config, dtype: DType, threads: usize, recompute: bool) -> Self {
-        let exec = Exec::host(Device::cpu(Some(threads)), 64 << 20, 64 << 20).expect("memory");
+        let exec = Exec::new(Device::cpu(Some(threads)), 64 << 20, 64 << 20).expect("memory");
         let decoder =
             Decoder::new(&exec, config, Options { dtype, recompute, positions: 256 }).expect("valid");
         let mut params = decoder.new_params(&exec).expect("memory");
@@ -134,7 +134,7 @@ fn decoding_equals_the_full_forward() {
     let tokens = tokens(7, 11);
     let batch = Batch::packed(exec, &tokens, &[11]).expect("memory");
     let full = bench.decoder.logits(&mut Ctx::new(exec, &bench.params), &batch).expect("forward");
-    let full: Vec<f64> = exec.read(&full);
+    let full: Vec<f64> = exec.read(&full).expect("on the host");
 
     let mut kv = bench.decoder.new_kv(exec, 8, 4).expect("memory");
     let (ours, others) = ([5, 0, 3], [1, 6, 2]);
@@ -150,7 +150,7 @@ fn decoding_equals_the_full_forward() {
             Batch::paged(exec, &sequences, 4).expect("memory").with_logits_of(exec, &rows).expect("memory");
         let mut cx = Ctx::new(exec, &bench.params).with_kv(&mut kv);
         let logits = bench.decoder.logits(&mut cx, &batch).expect("forward");
-        let logits: Vec<f64> = exec.read(&logits);
+        let logits: Vec<f64> = exec.read(&logits).expect("on the host");
         assert_eq!(logits.len(), rows.len() * VOCABULARY);
         for (found, expected) in logits.iter().zip(&full[past * VOCABULARY..]) {
             assert!((found - expected).abs() < 1e-12, "after {past}: {found} against {expected}");
@@ -230,9 +230,9 @@ fn a_dry_run_foretells_the_memory() {
     };
     let device = Device::cpu(Some(2));
     let (pass, persistent) = run(Exec::dry(device.clone())).expect("a dry run has no end");
-    let exact = Exec::host(device.clone(), pass, persistent).expect("memory");
+    let exact = Exec::new(device.clone(), pass, persistent).expect("memory");
     assert_eq!(run(exact).expect("exactly enough"), (pass, persistent));
-    let short = Exec::host(device, pass - 64, persistent).expect("memory");
+    let short = Exec::new(device, pass - 64, persistent).expect("memory");
     assert!(run(short).is_err_and(|error| error.remedy_text().is_some()));
 }
 

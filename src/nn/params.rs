@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     base::{Philox, Result},
-    device::host,
+    device::{Device, host},
     ops::{Exec, Float, Real, adamw, elementwise, with_float},
     tensor::{Buf, DType, Shape, Tensor, TensorMut},
 };
@@ -118,6 +118,7 @@ impl std::ops::Index<ParamId> for ParamTable {
 /// The weights.
 pub struct Params {
     table: Arc<ParamTable>,
+    device: Device,
     flat: Buf,
 }
 
@@ -126,7 +127,7 @@ impl Params {
     pub fn new(exec: &Exec, table: &Arc<ParamTable>, dtype: DType) -> Result<Self> {
         let mut flat = exec.persistent.take([table.buffer_len()], dtype)?;
         elementwise::zero(exec, flat.view_mut());
-        Ok(Self { table: table.clone(), flat })
+        Ok(Self { table: table.clone(), device: exec.device.clone(), flat })
     }
 
     /// Draws the initial weights. The same seed gives the same weights in every type, but for rounding.
@@ -147,7 +148,7 @@ impl Params {
                     weights.fill_with(|| T::down(<T::Acc as Real>::from_f64(std * f64::from(rng.normal()))));
                 }
             };
-            host::with_slice_mut(self.view_mut(id), |weights| {
+            host::with_slice_mut(&exec.device, self.view_mut(id), |weights| {
                 exec.pool().chunks_mut(weights, INIT_CHUNK, draw);
             });
         }
@@ -155,6 +156,11 @@ impl Params {
 
     pub fn table(&self) -> &Arc<ParamTable> {
         &self.table
+    }
+
+    /// Where the numbers are.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     pub fn dtype(&self) -> DType {

@@ -16,9 +16,16 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// Memory on the host: `pass_bytes` for passes, `persistent_bytes` for what stays.
-    pub fn host(device: Device, pass_bytes: usize, persistent_bytes: usize) -> Result<Self> {
-        Ok(Self { device, arena: host::arena(pass_bytes)?, persistent: host::arena(persistent_bytes)? })
+    /// Memory where the device computes: `pass_bytes` for passes, `persistent_bytes` for what stays.
+    ///
+    /// # Errors
+    /// `Unavailable` where there is not as much.
+    pub fn new(device: Device, pass_bytes: usize, persistent_bytes: usize) -> Result<Self> {
+        let [arena, persistent] = match &device {
+            Device::Cpu(_) => [host::arena(pass_bytes)?, host::arena(persistent_bytes)?],
+            Device::Cuda(cuda) => cuda.arenas(pass_bytes, persistent_bytes)?,
+        };
+        Ok(Self { device, arena, persistent })
     }
 
     /// The same without memory, to find out how much both arenas need.
@@ -49,16 +56,23 @@ impl Exec {
     /// Overwrites a buffer from host memory.
     pub fn write<T: Element>(&self, buf: &mut Buf, from: &[T]) {
         assert_eq!(buf.shape().count(), from.len(), "host data of another size");
-        if !self.is_dry() {
-            host::with_slice_mut(buf.view_mut(), |to| to.copy_from_slice(from));
+        if self.is_dry() {
+            return;
+        }
+        match &self.device {
+            Device::Cpu(_) => host::slice_mut(buf.view_mut()).copy_from_slice(from),
+            Device::Cuda(cuda) => cuda.upload(buf.view_mut(), from),
         }
     }
 
     /// Copies a buffer to host memory; zeros in a dry run.
-    pub fn read<T: Element>(&self, buf: &Buf) -> Vec<T> {
+    ///
+    /// # Errors
+    /// The first thing that went wrong on a card.
+    pub fn read<T: Element>(&self, buf: &Buf) -> Result<Vec<T>> {
         if self.is_dry() {
-            return vec![T::zeroed(); buf.shape().count()];
+            return Ok(vec![T::zeroed(); buf.shape().count()]);
         }
-        host::with_slice(buf.view(), <[T]>::to_vec)
+        host::with_slice(&self.device, buf.view(), <[T]>::to_vec)
     }
 }

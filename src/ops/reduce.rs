@@ -43,7 +43,7 @@ pub fn sum_of_squares_into(exec: &Exec, x: Tensor, out: TensorMut) -> Result<()>
 fn read(exec: &Exec, x: Tensor, term: Term) -> Result<f64> {
     let mut out = exec.take([1], DType::F64)?;
     sum_into(exec, x, term, out.view_mut())?;
-    Ok(exec.read::<f64>(&out)[0])
+    Ok(exec.read::<f64>(&out)?[0])
 }
 
 fn sum_into(exec: &Exec, x: Tensor, term: Term, out: TensorMut) -> Result<()> {

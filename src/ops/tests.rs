@@ -11,7 +11,7 @@ const STEP: f64 = 1e-5;
 const TOLERANCE: f64 = 1e-7;
 
 fn exec() -> Exec {
-    Exec::host(Device::cpu(Some(3)), 256 << 20, 1 << 20).expect("memory")
+    Exec::new(Device::cpu(Some(3)), 256 << 20, 1 << 20).expect("memory")
 }
 
 fn random(exec: &Exec, seed: u64, shape: impl Into<Shape>) -> Buf {
@@ -398,7 +398,7 @@ fn adamw_follows_the_paper() {
         let mut squares = exec.take([1], DType::F64).expect("memory");
         reduce::sum_of_squares_into(&exec, dw.view(), squares.view_mut()).expect("memory");
         adamw::clip(&exec, squares.view(), numbers.view_mut());
-        assert!((exec.read::<f64>(&numbers)[adamw::NORM] / norm - 1.0).abs() < 1e-14);
+        assert!((exec.read::<f64>(&numbers).expect("on the host")[adamw::NORM] / norm - 1.0).abs() < 1e-14);
         let (m, v) = (m.view_mut(), v.view_mut());
         let decays = Some(decays.view());
         adamw::step(&exec, numbers.view(), decays, dw.view(), m, v, None, w.view_mut());
@@ -408,7 +408,7 @@ fn adamw_follows_the_paper() {
         let corrected = |moment: f64, beta: f64| moment / (1.0 - beta.powi(step as i32));
         let moved = learning_rate * corrected(first, beta1) / (corrected(second, beta2).sqrt() + eps);
         theta = [theta[0] - moved, theta[1] - learning_rate * weight_decay * theta[1] - moved];
-        for (place, found) in exec.read::<f64>(&w).into_iter().enumerate() {
+        for (place, found) in exec.read::<f64>(&w).expect("on the host").into_iter().enumerate() {
             let theta = theta[usize::from((32..64).contains(&place))];
             assert!((found - theta).abs() < 1e-14, "step {step}, {place}: {found} against {theta}");
         }
@@ -437,9 +437,9 @@ fn a_gradient_that_is_no_number_changes_nothing() {
         let (m_view, v_view, w_view) = (m.view_mut(), v.view_mut(), w.view_mut());
         adamw::step(&exec, numbers.view(), None, dw.view(), m_view, v_view, None, w_view);
         for (buf, before) in [(&w, 1.0), (&m, 2.0), (&v, 3.0)] {
-            assert_eq!(exec.read::<f32>(buf), [before; 40]);
+            assert_eq!(exec.read::<f32>(buf).expect("on the host"), [before; 40]);
         }
-        assert!(!exec.read::<f64>(&numbers)[adamw::NORM].is_finite());
+        assert!(!exec.read::<f64>(&numbers).expect("on the host")[adamw::NORM].is_finite());
     }
 }
 
@@ -468,20 +468,23 @@ fn a_short_types_master_keeps_what_the_copy_rounds_away() {
         adamw::step(&exec, numbers.view(), None, dw.view(), m, v, master, w.view_mut());
     }
     // A step of 1e-4 is far below bf16's spacing near 1, and yet a hundred of them arrive.
-    let found = exec.read::<f32>(&master)[0];
+    let found = exec.read::<f32>(&master).expect("on the host")[0];
     assert!((found - 0.99).abs() < 1e-5, "{found}");
-    assert_eq!(exec.read::<half::bf16>(&w)[0], half::bf16::from_f32(found));
+    assert_eq!(exec.read::<half::bf16>(&w).expect("on the host")[0], half::bf16::from_f32(found));
 }
 
 #[test]
 fn sums_do_not_depend_on_threads_and_casts_round() {
     let numbers: Vec<f32> = (0..300_000).map(|i| ((i * 37 % 1000) as f32).sqrt()).collect();
     let sums = |threads| {
-        let exec = Exec::host(Device::cpu(Some(threads)), 8 << 20, 0).expect("memory");
+        let exec = Exec::new(Device::cpu(Some(threads)), 8 << 20, 0).expect("memory");
         let x = exec.upload([numbers.len()], &numbers).expect("memory");
         let mut short = exec.take([numbers.len()], DType::Bf16).expect("memory");
         elementwise::cast(&exec, x.view(), short.view_mut());
-        assert_eq!(exec.read::<half::bf16>(&short)[37], half::bf16::from_f32(numbers[37]));
+        assert_eq!(
+            exec.read::<half::bf16>(&short).expect("on the host")[37],
+            half::bf16::from_f32(numbers[37])
+        );
         (
             reduce::sum(&exec, x.view()).expect("memory"),
             reduce::sum_of_squares(&exec, x.view()).expect("memory"),

@@ -45,7 +45,7 @@ fn add_model(warden: &Warden, name: &str, seed: u64) {
     let tokenizer = testkit::tokenizer();
     let depot = warden.depot();
     let tokenizer_id = corpus::tokenizer::keep(&tokenizer, depot).expect("kept");
-    let exec = Exec::host(Device::cpu(Some(1)), 16 << 20, 16 << 20).expect("memory");
+    let exec = Exec::new(Device::cpu(Some(1)), 16 << 20, 16 << 20).expect("memory");
     let config = config(tokenizer.vocab_size());
     let options = Options { dtype: DType::F32, recompute: false, positions: 256 };
     let mut params = Decoder::new(&exec, &config, options).expect("valid").new_params(&exec).expect("memory");

@@ -17,12 +17,14 @@ pub enum Place {
     /// No memory at all: a dry run.
     Nowhere,
     Host,
+    /// The memory of the device that computes, where that is not the host.
+    Card,
 }
 
 /// The memory behind an arena, brought by `device`.
 ///
 /// # Safety
-/// `address()..address() + len_bytes()` must stay valid, initialised, exclusively this object's and aligned to
+/// `address()..address() + len_bytes()` must stay valid, initialised where the host can read it, exclusively this object's and aligned to
 /// [`ALIGNMENT_BYTES`] for as long as the object lives.
 #[allow(unsafe_code)] // A declaration alone: what it promises is made good where `device` implements it.
 pub unsafe trait Backing: Send + Sync {

@@ -49,13 +49,18 @@ const HEADER_BYTES_MAX: u64 = 64 << 20;
 const FORMAT: &str = "cloister-checkpoint-1";
 
 impl Copied {
-    /// Copies `tensors` in their order.
-    pub fn new<'a>(state: &RunState, tensors: impl Iterator<Item = (Named<'a>, &'a [f32])>) -> Result<Self> {
+    /// Copies what `append` gives of `tensors`, in their order.
+    pub fn new<'a, T>(
+        state: &RunState,
+        tensors: impl Iterator<Item = (Named<'a>, T)>,
+        append: impl Fn(T, &mut Vec<f32>) -> Result<()>,
+    ) -> Result<Self> {
         let (mut names, mut numbers) = (Vec::new(), Vec::new());
-        for (named, values) in tensors {
-            debug_assert_eq!(named.shape.iter().product::<usize>(), values.len());
+        for (named, tensor) in tensors {
+            let before = numbers.len();
+            append(tensor, &mut numbers)?;
+            debug_assert_eq!(named.shape.iter().product::<usize>(), numbers.len() - before);
             names.push(named);
-            numbers.extend_from_slice(values);
         }
         Ok(Self { step: state.step, header: header(state, &names)?, numbers })
     }
@@ -189,9 +194,14 @@ mod tests {
         ("a.weight", &[3], &[0.1, 0.2, 0.3]),
     ];
 
+    fn append(values: &[f32], to: &mut Vec<f32>) -> Result<()> {
+        to.extend_from_slice(values);
+        Ok(())
+    }
+
     fn written() -> Vec<u8> {
         let tensors = TENSORS.iter().map(|&(name, shape, values)| (Named { name, shape }, values));
-        let copied = Copied::new(&state(), tensors).expect("sound");
+        let copied = Copied::new(&state(), tensors, append).expect("sound");
         let mut bytes = Vec::new();
         copied.write(&mut bytes).expect("in memory");
         assert_eq!(bytes.len() as u64, copied.len_bytes());
@@ -245,6 +255,6 @@ mod tests {
     fn two_tensors_of_one_name_are_refused() {
         let twice = [TENSORS[0], TENSORS[0]];
         let tensors = twice.iter().map(|&(name, shape, values)| (Named { name, shape }, values));
-        assert!(Copied::new(&state(), tensors).is_err());
+        assert!(Copied::new(&state(), tensors, append).is_err());
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     model::{Config, Decoder, Options},
     nn::{Batch, Contributions, Ctx, GradReady, Grads, ParamTable, Params},
     ops::{Exec, adamw, elementwise, reduce},
-    tensor::{Buf, DType, Tensor},
+    tensor::{Buf, DType, Tensor, TensorMut},
 };
 
 /// Bytes that one rank needs, found by a dry run: exactly what the real one uses.
@@ -52,9 +52,9 @@ impl Needs {
         Ok(learner.used())
     }
 
-    /// Memory of just this size on the host.
+    /// Memory of just this size where the device computes.
     pub fn exec(self, device: &Device) -> Result<Exec> {
-        Exec::host(device.clone(), self.pass_bytes as usize, self.persistent_bytes as usize)
+        Exec::new(device.clone(), self.pass_bytes as usize, self.persistent_bytes as usize)
     }
 }
 
@@ -180,7 +180,7 @@ impl Learner {
             self.master.as_mut().map(Buf::view_mut),
             self.params.flat_mut(),
         );
-        let norm = self.exec.read::<f64>(&self.numbers)[adamw::NORM];
+        let norm = self.exec.read::<f64>(&self.numbers)?[adamw::NORM];
         if !norm.is_finite() {
             return Err(Error::failed(format!("the gradient's norm is {norm}")));
         }
@@ -212,30 +212,37 @@ impl Learner {
         Copied::new(
             state,
             names.iter().map(|(name, start, shape, flat)| {
-                let values = &host::slice::<f32>(*flat)[*start..][..shape.iter().product()];
-                (Named { name, shape }, values)
+                let count: usize = shape.iter().product();
+                (Named { name, shape }, flat.window(*start, [count]))
             }),
+            |part, numbers| {
+                host::with_slice(&self.exec.device, part, |values| numbers.extend_from_slice(values))
+            },
         )
     }
 
     /// Takes over what a checkpoint holds; the moments too where it has them and `keep` asks for them.
     pub fn restore(&mut self, mut from: Reading<impl Read>, keep: Keep) -> Result<()> {
         let table = self.decoder.table().clone();
-        let mut fill = |prefix: &str, flat: &mut [f32]| {
+        let device = &self.exec.device;
+        let mut fill = |prefix: &str, mut flat: TensorMut| {
             parts(&table).try_for_each(|(name, start, shape)| {
                 let name = format!("{prefix}{name}");
-                let into = &mut flat[start..][..shape.iter().product()];
-                from.fill(Named { name: &name, shape: &shape }, into)
+                let count: usize = shape.iter().product();
+                let part = flat.reborrow().window(start, [count]);
+                host::with_slice_mut(device, part, |into| {
+                    from.fill(Named { name: &name, shape: &shape }, into)
+                })
             })
         };
         match &mut self.master {
-            Some(master) => fill("", host::slice_mut(master.view_mut()))?,
-            None => fill("", host::slice_mut(self.params.flat_mut()))?,
+            Some(master) => fill("", master.view_mut())?,
+            None => fill("", self.params.flat_mut())?,
         }
         if keep == Keep::Latest {
             let [first, second] = &mut self.moments;
-            fill(FIRST, host::slice_mut(first.view_mut()))?;
-            fill(SECOND, host::slice_mut(second.view_mut()))?;
+            fill(FIRST, first.view_mut())?;
+            fill(SECOND, second.view_mut())?;
         }
         if let Some(master) = &self.master {
             elementwise::cast(&self.exec, master.view(), self.params.flat_mut());

@@ -69,7 +69,7 @@ impl Model {
         let import = Import::open(&directory()).expect("a directory as transformers writes it");
         let mut copy = Vec::new();
         import.write(&mut copy).expect("in memory");
-        let exec = Exec::host(Device::cpu(Some(2)), 16 << 20, 16 << 20).expect("memory");
+        let exec = Exec::new(Device::cpu(Some(2)), 16 << 20, 16 << 20).expect("memory");
         let options = Options { dtype, recompute: false, positions: 64 };
         let file = WeightsFile::open(copy.as_slice()).expect("our own form");
         let decoder = Decoder::new(&exec, &file.config().expect("inside"), options).expect("valid");
@@ -81,7 +81,7 @@ impl Model {
     fn logits(&self, expected: &Expected) -> Vec<f32> {
         let batch = Batch::packed(&self.exec, &expected.u32("tokens"), &expected.lengths()).expect("memory");
         let logits = self.decoder.logits(&mut Ctx::new(&self.exec, &self.params), &batch).expect("forward");
-        self.exec.read(&logits)
+        self.exec.read(&logits).expect("on the host")
     }
 
     /// Forward and backward of the mean loss, which is returned.

@@ -2,37 +2,124 @@
 //! called before it is known to be there. Launches return nothing: a card reports errors late anyway, so the first
 //! one is kept with the kernel's name, nothing is launched after it, and whoever reads a result hears of it.
 
-mod driver;
-mod launch;
+#![allow(unsafe_code)] // Calls the driver's C functions.
 
-use std::sync::Arc;
+mod context;
+mod driver;
+mod info;
+mod kernels;
+mod launch;
+mod memory;
+mod staging;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use driver::Driver;
+pub use info::Info;
+pub use kernels::{ARCHITECTURES, are_embedded};
 pub use launch::{Arg, Grid};
 
 use super::Pool;
-use crate::tensor::DType;
+use crate::base::{Error, Result};
+use context::{Context, Stream};
+use kernels::Kernels;
+use staging::Staging;
 
 /// An open card.
 pub struct Cuda {
     pool: Arc<Pool>,
+    info: Info,
+    state: Mutex<State>,
+    // In the order in which they go: what needs the context before the context.
+    staging: Mutex<Staging>,
+    kernels: Kernels,
+    stream: Stream,
+    context: Context,
+}
+
+/// How the card's work has gone.
+#[derive(Default)]
+struct State {
+    /// The first error. All that was enqueued after it is worth nothing.
+    failure: Option<Error>,
+    /// Kernels launched since the host last knew that all was well, each once.
+    launched: Vec<&'static str>,
 }
 
 impl Cuda {
+    /// Opens a card, with host threads that serve it.
+    ///
+    /// # Errors
+    /// As [`Info::of`]; a build without kernels for this card; a card that refuses.
+    pub fn open(ordinal: u32, pool: Arc<Pool>) -> Result<Arc<Self>> {
+        let info = Info::of(ordinal)?;
+        let context = Context::of(ordinal)?;
+        let stream = Stream::new()?;
+        let kernels = Kernels::load(&info)?;
+        let staging = Mutex::new(Staging::new()?);
+        Ok(Arc::new(Self { pool, info, state: Mutex::default(), staging, kernels, stream, context }))
+    }
+
     /// The host's threads that serve this card.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// Enqueues `kernel` in its variant for `dtype` on the card's stream. Errors are kept, see the module's head.
-    pub fn launch(&self, kernel: &'static str, dtype: DType, grid: Grid, args: &[Arg]) {
-        let _ = (kernel, dtype, grid, args);
-        unimplemented!("the device engineer writes this")
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// Waits until the card has done all that was enqueued.
+    ///
+    /// # Errors
+    /// The first thing that went wrong on the card since it was opened, with the kernel's name.
+    pub fn synchronize(&self) -> Result<()> {
+        self.standing()?;
+        let outcome = self.context.bind().and_then(|()| self.stream.wait());
+        self.keep(outcome);
+        self.standing()?;
+        self.state().launched.clear();
+        Ok(())
+    }
+
+    /// The first thing that is known to have gone wrong.
+    fn standing(&self) -> Result<()> {
+        self.state().failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// Keeps an error unless there is an earlier one.
+    fn keep(&self, outcome: Result<()>) {
+        let Err(error) = outcome else { return };
+        let mut state = self.state();
+        if state.failure.is_none() {
+            let error = match state.launched.as_slice() {
+                [] => error,
+                [.., last] => {
+                    let all = state.launched.join(", ");
+                    error.context(format!("the card failed in {last} or a kernel before it ({all})"))
+                }
+            };
+            state.failure = Some(error.remedy(
+                "CUDA_LAUNCH_BLOCKING=1 in the environment makes the very kernel known; `cloister doctor` says \
+                 how the card stands",
+            ));
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // What goes next must not be in use, and is given back to the current context. Nobody is left to hear of errors.
+        let _ = self.context.bind().and_then(|()| self.stream.wait());
     }
 }
 
 impl std::fmt::Debug for Cuda {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Cuda")
+        write!(f, "Cuda({}: {})", self.info.ordinal, self.info.name)
     }
 }

@@ -17,7 +17,7 @@ pub use source::{OpenFile, Source};
 use super::Config;
 use crate::{
     base::{Context, Error, Result},
-    device::host,
+    device::{Device, host},
     nn::{ParamId, ParamTable, Params},
     ops::{Float, Real, with_float},
     tensor::{DType, Element, Shape, TensorMut},
@@ -38,7 +38,7 @@ pub fn save(params: &Params, config: &Config, to: &mut impl Write) -> Result<()>
     for (name, id, first, shape) in params.table().parts() {
         let part = params.view(id).slice_rows(first..first + shape.rows());
         let mut write = |bytes: &[u8]| to.write_all(bytes);
-        with_float!(part.dtype(), T => host::with_slice(part, |part: &[T]| write(bytemuck::cast_slice(part))))
+        with_float!(part.dtype(), T => host::with_slice(params.device(), part, |part: &[T]| write(bytemuck::cast_slice(part))))?
             .with_context(|| format!("writing {name}"))?;
     }
     Ok(())
@@ -60,11 +60,11 @@ fn header(params: &Params, config: &Config) -> Result<Header> {
 /// `Integrity` if a weight is missing, of another shape, of a type that is not known, or if a file holds a weight
 /// that the model has no place for.
 pub fn load<S: Source>(params: &mut Params, files: &[WeightsFile<S>]) -> Result<()> {
-    let table = params.table().clone();
+    let (table, device) = (params.table().clone(), params.device().clone());
     for Place { name, id, first, shape, file, info } in locate(&table, files)? {
         let part = params.view_mut(id).slice_rows(first..first + shape.rows());
         let file = &files[file];
-        fill(part, &file.source, file.offset_of(info), info.dtype)
+        fill(&device, part, &file.source, file.offset_of(info), info.dtype)
             .with_context(|| format!("reading {name}"))?;
     }
     Ok(())
@@ -156,8 +156,8 @@ fn is_redundant(name: &str) -> bool {
     name.ends_with(".rotary_emb.inv_freq") || name == "lm_head.weight"
 }
 
-fn fill(part: TensorMut, source: &impl Source, offset: u64, dtype: Dtype) -> Result<()> {
-    with_float!(part.dtype(), T => host::with_slice_mut(part, |part: &mut [T]| match (dtype, T::DTYPE) {
+fn fill(device: &Device, part: TensorMut, source: &impl Source, offset: u64, dtype: Dtype) -> Result<()> {
+    with_float!(part.dtype(), T => host::with_slice_mut(device, part, |part: &mut [T]| match (dtype, T::DTYPE) {
         (Dtype::F32, DType::F32) | (Dtype::BF16, DType::Bf16) | (Dtype::F64, DType::F64) => {
             source.read_at(offset, bytemuck::cast_slice_mut(part))
         }

@@ -7,7 +7,7 @@ use crate::{
 };
 
 fn params(dtype: DType, seed: Option<u64>) -> (Exec, Decoder, Params) {
-    let exec = Exec::host(Device::cpu(Some(1)), 1 << 20, 1 << 20).expect("memory");
+    let exec = Exec::new(Device::cpu(Some(1)), 1 << 20, 1 << 20).expect("memory");
     let decoder =
         Decoder::new(&exec, &config(), Options { dtype, recompute: false, positions: 8 }).expect("valid");
     let mut params = decoder.new_params(&exec).expect("memory");
@@ -150,7 +150,7 @@ fn weights_of_another_model_are_refused() {
         assert!(error.to_string().contains(says), "{error}");
     }
     let shallow = Config { num_hidden_layers: 1, ..config() };
-    let exec = Exec::host(Device::cpu(Some(1)), 1 << 20, 1 << 20).expect("memory");
+    let exec = Exec::new(Device::cpu(Some(1)), 1 << 20, 1 << 20).expect("memory");
     let options = Options { dtype: DType::F32, recompute: false, positions: 8 };
     let mut into =
         Decoder::new(&exec, &shallow, options).and_then(|decoder| decoder.new_params(&exec)).expect("room");

@@ -1,0 +1,144 @@
+//! Memory of the card: arenas, and copies there and back.
+
+use std::sync::{Arc, PoisonError};
+
+use cudarc::driver::sys;
+
+use super::{Cuda, driver::check};
+use crate::{
+    base::{Error, Result, units::Bytes},
+    tensor::{ALIGNMENT_BYTES, Arena, Backing, Element, Place, Tensor, TensorMut},
+};
+
+/// What the driver aligns memory to, at least.
+const DRIVER_ALIGNMENT_BYTES: usize = 256;
+const _: () = assert!(DRIVER_ALIGNMENT_BYTES.is_multiple_of(ALIGNMENT_BYTES));
+
+/// A region of a card's memory. What is in it at first is nobody's: on the card everything is written before it is read.
+struct Region {
+    cuda: Arc<Cuda>,
+    address: u64,
+    len_bytes: usize,
+}
+
+impl Region {
+    fn new(cuda: &Arc<Cuda>, len_bytes: usize) -> Result<Self> {
+        let mut address = 0;
+        if len_bytes > 0 {
+            cuda.context.bind()?;
+            // SAFETY: a context is current; the address is written on success.
+            let outcome = unsafe { sys::cuMemAlloc_v2(&mut address, len_bytes) };
+            check(outcome, &format!("taking {} of the card's memory", Bytes(len_bytes as u64)))?;
+        }
+        Ok(Self { cuda: cuda.clone(), address, len_bytes })
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        if self.len_bytes > 0 && self.cuda.context.bind().is_ok() {
+            // SAFETY: taken by `new`; the driver waits for what still uses it.
+            unsafe { sys::cuMemFree_v2(self.address) };
+        }
+    }
+}
+
+// SAFETY: the region is its own, aligned by the driver, and stays until it is dropped. Its bytes are never seen as Rust
+// values, so that it need not be initialised.
+unsafe impl Backing for Region {
+    fn address(&self) -> usize {
+        self.address as usize
+    }
+
+    fn len_bytes(&self) -> usize {
+        self.len_bytes
+    }
+
+    fn place(&self) -> Place {
+        Place::Card
+    }
+
+    fn poison(&self, offset_bytes: usize, len_bytes: usize) {
+        assert!(offset_bytes + len_bytes <= self.len_bytes);
+        let cuda = &self.cuda;
+        if cuda.standing().is_ok() && len_bytes > 0 {
+            cuda.keep(cuda.context.bind().and_then(|()| {
+                let start = self.address + offset_bytes as u64;
+                // SAFETY: in bounds by the assertion; behind all that was enqueued before it was given back.
+                check(unsafe { sys::cuMemsetD8Async(start, 0xFF, len_bytes, cuda.stream.0) }, "poisoning")
+            }));
+        }
+    }
+}
+
+impl Cuda {
+    /// Bytes of the card's memory that nobody has taken, and all.
+    pub fn free_bytes(&self) -> Result<(u64, u64)> {
+        self.context.bind()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: a context is current; both numbers are written on success.
+        check(unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }, "asking for free memory")?;
+        Ok((free as u64, total as u64))
+    }
+
+    /// Memory for passes and for what stays.
+    ///
+    /// # Errors
+    /// `Unavailable` with the sum written out, where the card has less: nothing is then taken.
+    pub fn arenas(self: &Arc<Self>, pass_bytes: usize, persistent_bytes: usize) -> Result<[Arena; 2]> {
+        let (free, total) = self.free_bytes()?;
+        let needed = (pass_bytes + persistent_bytes) as u64;
+        if needed > free {
+            return Err(Error::unavailable(format!(
+                "{} of the card's memory are needed, {} for what stays and {} for passes; {} has {} free of {}",
+                Bytes(needed),
+                Bytes(persistent_bytes as u64),
+                Bytes(pass_bytes as u64),
+                self.info.name,
+                Bytes(free),
+                Bytes(total)
+            ))
+            .remedy(
+                "end other programs on the card, choose a smaller model, batch or context, set recompute = true, or \
+                 use --device cpu",
+            ));
+        }
+        let arena = |len_bytes| Region::new(self, len_bytes).map(|region| Arena::new(Box::new(region)));
+        Ok([arena(pass_bytes)?, arena(persistent_bytes)?])
+    }
+
+    /// Enqueues a copy to the card. Errors are kept.
+    pub fn upload<T: Element>(&self, to: TensorMut, from: &[T]) {
+        assert_eq!(
+            (to.shape().count(), to.dtype()),
+            (from.len(), T::DTYPE),
+            "a copy of another size or type"
+        );
+        assert_eq!(to.as_ref().place(), Place::Card, "a copy to the card goes to its memory");
+        if self.standing().is_err() {
+            return;
+        }
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let (to, from) = (to.as_ref().address() as u64, bytemuck::cast_slice(from));
+        // SAFETY: a tensor on the card has so many bytes there by the assertions.
+        let outcome = self.context.bind().and_then(|()| unsafe { staging.upload(&self.stream, to, from) });
+        self.keep(outcome);
+    }
+
+    /// Waits for all that was enqueued, and copies from the card.
+    ///
+    /// # Errors
+    /// As [`Cuda::synchronize`].
+    pub fn download<T: Element>(&self, from: Tensor, to: &mut [T]) -> Result<()> {
+        assert_eq!((from.count(), from.dtype()), (to.len(), T::DTYPE), "a copy of another size or type");
+        assert_eq!(from.place(), Place::Card, "a copy from the card comes from its memory");
+        self.standing()?;
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let (from, to) = (from.address() as u64, bytemuck::cast_slice_mut(to));
+        // SAFETY: a tensor on the card has so many bytes there by the assertions.
+        let outcome = self.context.bind().and_then(|()| unsafe { staging.download(&self.stream, from, to) });
+        drop(staging);
+        self.keep(outcome);
+        self.synchronize()
+    }
+}
