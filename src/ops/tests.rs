@@ -1,6 +1,12 @@
 //! Every operation's backward against central differences of its forward, in f64, over ragged shapes.
 
-use super::{attention::Heads, cross_entropy::IGNORE, gelu::Formula, rope::Direction, *};
+use super::{
+    attention::{Heads, Mask, Scope},
+    cross_entropy::IGNORE,
+    gelu::Formula,
+    rope::Direction,
+    *,
+};
 use crate::{
     base::Philox,
     device::{Device, host},
@@ -260,23 +266,29 @@ fn rotation_keeps_lengths_and_turns_back() {
 }
 
 /// Attention by its definition, one query and head at a time.
-fn plain_attention(qkv: &[f64], heads: Heads, bounds: &[u32]) -> Vec<f64> {
+fn plain_attention(qkv: &[f64], heads: Heads, mask: Mask, bounds: &[u32]) -> Vec<f64> {
     let d = heads.dim;
     let row = |row: usize| &qkv[row * heads.row_count()..][..heads.row_count()];
     let mut o = Vec::new();
     for bounds in bounds.windows(2) {
-        for query in bounds[0] as usize..bounds[1] as usize {
+        let (first, end) = (bounds[0] as usize, bounds[1] as usize);
+        let sees = |query: usize, key: usize| {
+            let near = mask.window.is_none_or(|window| query.abs_diff(key) < window);
+            near && (key <= query || !mask.causal)
+        };
+        for query in first..end {
+            let keys: Vec<usize> = (first..end).filter(|&key| sees(query, key)).collect();
             for head in 0..heads.query {
                 let (q, kv) = (&row(query)[head * d..][..d], head / heads.group());
-                let scores = (bounds[0] as usize..=query).map(|key| {
+                let scores = keys.iter().map(|&key| {
                     let k = &row(key)[heads.key_at(kv)..][..d];
                     (q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>() / (d as f64).sqrt()).exp()
                 });
                 let scores: Vec<f64> = scores.collect();
                 let total: f64 = scores.iter().sum();
                 o.extend((0..d).map(|channel| {
-                    let values = (bounds[0] as usize..).zip(&scores);
-                    values.map(|(key, p)| p * row(key)[heads.value_at(kv) + channel]).sum::<f64>() / total
+                    let values = keys.iter().zip(&scores);
+                    values.map(|(&key, p)| p * row(key)[heads.value_at(kv) + channel]).sum::<f64>() / total
                 }));
             }
         }
@@ -286,7 +298,6 @@ fn plain_attention(qkv: &[f64], heads: Heads, bounds: &[u32]) -> Vec<f64> {
 
 #[test]
 fn attention_is_its_definition_forward_and_backward() {
-    let exec = exec();
     let cases = [
         (Heads { query: 1, key_value: 1, dim: 2 }, vec![0, 1]),
         (Heads { query: 4, key_value: 2, dim: 6 }, vec![0, 5, 6, 30]),
@@ -294,26 +305,35 @@ fn attention_is_its_definition_forward_and_backward() {
         (Heads { query: 6, key_value: 2, dim: 4 }, vec![0, 64, 129, 259]),
         (Heads { query: 3, key_value: 3, dim: 4 }, vec![0, 0, 70]),
     ];
-    for (heads, bounds) in cases {
-        let n = *bounds.last().expect("bounds") as usize;
-        let mut qkv = random(&exec, 1, [n, heads.row_count()]);
-        let dy = random(&exec, 2, [n, heads.query * heads.dim]);
-        let bounds_buf = exec.upload([bounds.len()], &bounds).expect("memory");
-        let forward = |qkv: Tensor| {
-            let (mut o, mut lse) =
-                (empty(&exec, [n, heads.query * heads.dim]), empty(&exec, [n, heads.query]));
-            attention::forward(&exec, qkv, heads, bounds_buf.view(), None, o.view_mut(), lse.view_mut());
-            (o, lse)
-        };
-        let (o, lse) = forward(qkv.view());
-        let expected = plain_attention(&numbers(&qkv), heads, &bounds);
-        assert!(numbers(&o).iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{heads:?}");
-        let mut gradient = random(&exec, 1, [n, heads.row_count()]);
-        let (dy_view, bounds_view) = (dy.view(), bounds_buf.view());
-        attention::backward(&exec, dy_view, o.view(), lse.view(), gradient.view_mut(), heads, bounds_view)
-            .expect("memory");
-        check("dqkv", &mut qkv, &numbers(&gradient), |qkv| weighted(&forward(qkv).0, &dy));
+    for (heads, bounds) in &cases {
+        attention_is_its_definition(*heads, Mask::CAUSAL, bounds);
     }
+    let (heads, bounds) = (Heads { query: 4, key_value: 2, dim: 2 }, [0, 150, 153]);
+    for window in [None, Some(1), Some(20), Some(70)] {
+        attention_is_its_definition(heads, Mask { causal: false, window }, &bounds);
+        attention_is_its_definition(heads, Mask { causal: true, window }, &bounds);
+    }
+}
+
+fn attention_is_its_definition(heads: Heads, mask: Mask, bounds: &[u32]) {
+    let exec = exec();
+    let n = *bounds.last().expect("bounds") as usize;
+    let mut qkv = random(&exec, 1, [n, heads.row_count()]);
+    let dy = random(&exec, 2, [n, heads.query * heads.dim]);
+    let bounds_buf = exec.upload([bounds.len()], bounds).expect("memory");
+    let scope = Scope { bounds: bounds_buf.view(), mask, pages: None };
+    let forward = |qkv: Tensor| {
+        let (mut o, mut lse) = (empty(&exec, [n, heads.query * heads.dim]), empty(&exec, [n, heads.query]));
+        attention::forward(&exec, qkv, heads, scope, o.view_mut(), lse.view_mut()).expect("memory");
+        (o, lse)
+    };
+    let (o, lse) = forward(qkv.view());
+    let expected = plain_attention(&numbers(&qkv), heads, mask, bounds);
+    assert!(numbers(&o).iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{heads:?} {mask:?}");
+    let mut gradient = random(&exec, 1, [n, heads.row_count()]);
+    attention::backward(&exec, dy.view(), o.view(), lse.view(), gradient.view_mut(), heads, scope)
+        .expect("memory");
+    check("dqkv", &mut qkv, &numbers(&gradient), |qkv| weighted(&forward(qkv).0, &dy));
 }
 
 /// The losses of `head`, and with `gradients` those of half their sum: (losses, dx, dw).

@@ -4,10 +4,13 @@ use std::process::Command;
 
 use super::emulator::Emulator;
 
-fn all_golden(emulator: &Emulator) {
+/// Runs them in this program once more, with what `more` sets.
+#[track_caller]
+fn golden_tests(more: &[(&str, &str)]) {
     let mut tests = Command::new(std::env::current_exe().expect("this program"));
     tests.args(["golden::", "--test-threads=1"]).env("CLOISTER_TEST_DEVICE", "cuda:0");
-    let output = emulator.lend_to(&mut tests).output().expect("the tests run");
+    let tests = Emulator::built().lend_to(&mut tests).envs(more.iter().copied());
+    let output = tests.output().expect("the tests run");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("ten_steps_of_adamw_lose_what_they_lose_in_pytorch ... ok"), "{said}");
@@ -15,10 +18,10 @@ fn all_golden(emulator: &Emulator) {
 
 #[test]
 fn numbers_of_pytorch_with_cublaslt() {
-    all_golden(Emulator::built());
+    golden_tests(&[]);
 }
 
 #[test]
-fn numbers_of_pytorch_with_kernels_alone() {
-    all_golden(&Emulator::without_cublaslt());
+fn numbers_of_pytorch_with_our_own_products() {
+    golden_tests(&[("CLOISTER_CUDA_LIBRARIES", "/nonexistent")]);
 }
