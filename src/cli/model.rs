@@ -96,9 +96,9 @@ pub struct GenerateArgs {
     /// Write on past the end of the text
     #[arg(long)]
     ignore_eos: bool,
-    /// What the weights are computed in
-    #[arg(long, value_parser = ["f32", "bf16"], default_value = "f32")]
-    dtype: String,
+    /// Type of weights and activations [default: f32 on the CPU, bf16 on a card]
+    #[arg(long, value_name = "DTYPE", value_parser = ["f32", "bf16"])]
+    dtype: Option<String>,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -206,7 +206,7 @@ fn overridden(overrides: &[String]) -> Result<RunConfig> {
 fn generate(args: GenerateArgs, session: &Session) -> Result<()> {
     let choice = args.sampling.choice(args.max_tokens, args.ignore_eos);
     let GenerateArgs { model, prompt, dtype, .. } = args;
-    let request = Request::ModelGenerate(Generate { model, prompt, dtype: Some(dtype), choice });
+    let request = Request::ModelGenerate(Generate { model, prompt, dtype, choice });
     session.ask_aloud::<Generated>(request).map(drop)
 }
 

@@ -10,7 +10,7 @@ use crate::{
         Attention, AttentionSaved, Batch, Block, Contributions, Ctx, Embedding, Grads, Head, Init, Linear,
         Mlp, MlpSaved, Norm, NormSaved, PagedKv, ParamTable, Params, Recompute, Residual, Rope, Stack,
     },
-    ops::Exec,
+    ops::{Exec, attention::Mask},
     tensor::{Buf, DType},
 };
 
@@ -204,6 +204,7 @@ impl Layer {
                 qkv: Linear { w: table.add_fused(qkv, [heads.row_count(), c], config.init()) },
                 out: Linear { w: table.add(name("self_attn.o_proj"), [c, q], config.init_out()) },
                 heads,
+                mask: Mask::CAUSAL,
                 rope,
                 layer,
             },

@@ -7,7 +7,7 @@ use crate::{
     base::Result,
     ops::{
         Exec,
-        attention::{self, Heads, Pages},
+        attention::{self, Heads, Mask, Pages, Scope},
         paged_kv,
         rope::{self, Direction},
     },
@@ -20,6 +20,7 @@ pub struct Attention {
     /// From `[N,H*D]`.
     pub out: Linear,
     pub heads: Heads,
+    pub mask: Mask,
     pub rope: Arc<Rope>,
     /// Which of the KV pages are this layer's.
     pub layer: usize,
@@ -46,8 +47,8 @@ impl Attention {
         let mut lse = cx.take_accumulator([batch.rows(), self.heads.query])?;
         let exec = cx.exec;
         let pages = self.extend_pages(cx, batch, qkv.view());
-        let (o_view, lse_view) = (o.view_mut(), lse.view_mut());
-        attention::forward(exec, qkv.view(), self.heads, batch.bounds(), pages, o_view, lse_view);
+        let scope = Scope { bounds: batch.bounds(), mask: self.mask, pages };
+        attention::forward(exec, qkv.view(), self.heads, scope, o.view_mut(), lse.view_mut())?;
         let y = self.out.forward(cx, o.view())?;
         Ok((y, AttentionSaved { x, qkv, o, lse }))
     }
@@ -57,8 +58,9 @@ impl Attention {
         let AttentionSaved { x, mut qkv, o, lse } = saved;
         self.out.backward_weight(cx, o.view(), dy)?;
         let dout = self.out.backward_input(cx, dy)?;
-        let (o_view, lse_view, bounds) = (o.view(), lse.view(), batch.bounds());
-        attention::backward(cx.exec, dout.view(), o_view, lse_view, qkv.view_mut(), self.heads, bounds)?;
+        let scope = Scope { bounds: batch.bounds(), mask: self.mask, pages: None };
+        let (o_view, lse_view) = (o.view(), lse.view());
+        attention::backward(cx.exec, dout.view(), o_view, lse_view, qkv.view_mut(), self.heads, scope)?;
         drop((dout, o, lse));
         self.rotate(cx, batch, &mut qkv, Direction::Backward);
         self.qkv.backward_weight(cx, x.view(), qkv.view())?;

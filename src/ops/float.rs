@@ -54,6 +54,8 @@ pub trait Real:
     fn ln(self) -> Self;
     fn sqrt(self) -> Self;
     fn max(self, other: Self) -> Self;
+    /// The share of the standard normal distribution below this.
+    fn normal_share(self) -> Self;
 }
 
 macro_rules! real {
@@ -102,6 +104,10 @@ macro_rules! real {
             #[inline(always)]
             fn max(self, other: Self) -> Self {
                 <$type>::max(self, other)
+            }
+            #[inline(always)]
+            fn normal_share(self) -> Self {
+                (0.5 * libm::erfc(-f64::from(self) * std::f64::consts::FRAC_1_SQRT_2)) as $type
             }
         }
     };

@@ -1,6 +1,12 @@
 //! Every operation's backward against central differences of its forward, in f64, over ragged shapes.
 
-use super::{attention::Heads, cross_entropy::IGNORE, rope::Direction, *};
+use super::{
+    attention::{Heads, Mask, Scope},
+    cross_entropy::IGNORE,
+    gelu::Formula,
+    rope::Direction,
+    *,
+};
 use crate::{
     base::Philox,
     device::{Device, host},
@@ -123,6 +129,99 @@ fn swiglu_backward() {
 }
 
 #[test]
+fn layernorm_backward() {
+    let exec = exec();
+    for (n, c) in [(1, 2), (3, 17), (900, 40)] {
+        let (mut sum, mut w, mut b) =
+            (random(&exec, 1, [n, c]), random(&exec, 2, [c]), random(&exec, 3, [c]));
+        let (branch, dy) = (numbers(&random(&exec, 4, [n, c])), random(&exec, 5, [n, c]));
+        let forward = |sum: Tensor, w: Tensor, b: Tensor| {
+            let (mut y, mut mean, mut rstd) = (empty(&exec, [n, c]), empty(&exec, [n]), empty(&exec, [n]));
+            let mut x = exec.upload([n, c], &branch).expect("memory");
+            let moments = (mean.view_mut(), rstd.view_mut());
+            layernorm::forward(&exec, sum, Some(x.view_mut()), (w, b), 1e-3, y.view_mut(), moments);
+            (weighted(&y, &dy), x, mean, rstd)
+        };
+        let (_, x, mean, rstd) = forward(sum.view(), w.view(), b.view());
+        let (mut dx, mut dw, mut db) = (random(&exec, 6, [n, c]), empty(&exec, [c]), empty(&exec, [c]));
+        let downstream = numbers(&dx);
+        let moments = layernorm::Moments { mean: mean.view(), rstd: rstd.view() };
+        let parameters = (dw.view_mut(), db.view_mut(), Write::Replace);
+        let dx_view = (dx.view_mut(), Write::Add);
+        layernorm::backward(&exec, dy.view(), x.view(), moments, w.view(), dx_view, parameters)
+            .expect("memory");
+        let dx: Vec<f64> = numbers(&dx).iter().zip(downstream).map(|(a, b)| a - b).collect();
+        let (w_now, b_now) = (random(&exec, 2, [c]), random(&exec, 3, [c]));
+        check("dx", &mut sum, &dx, |sum| forward(sum, w_now.view(), b_now.view()).0);
+        let fixed = random(&exec, 1, [n, c]);
+        check("dw", &mut w, &numbers(&dw), |w| forward(fixed.view(), w, b_now.view()).0);
+        check("db", &mut b, &numbers(&db), |b| forward(fixed.view(), w_now.view(), b).0);
+    }
+}
+
+#[test]
+fn gelu_is_pytorchs_and_its_backward() {
+    let exec = exec();
+    let x = exec.upload([5], &[-3.0, -0.5, 0.0, 1.0, 2.0f64]).expect("memory");
+    // torch.nn.functional.gelu in f64: of x = 1 by hand, Phi(1) = 0.8413447460685429.
+    for (formula, at_one) in [(Formula::Exact, 0.841_344_746_068_542_9), (Formula::Tanh, 0.841_191_990_608_3)]
+    {
+        let mut y = empty(&exec, [5]);
+        gelu::forward(&exec, x.view(), formula, y.view_mut());
+        assert!((numbers(&y)[3] - at_one).abs() < 1e-9 && numbers(&y)[2] == 0.0, "{:?}", numbers(&y));
+        for count in [1, 5, 40_000] {
+            let (mut x, dy) = (random(&exec, 1, [count]), random(&exec, 2, [count]));
+            let mut dx = exec.upload([count], &numbers(&dy)).expect("memory");
+            gelu::backward(&exec, x.view(), formula, dx.view_mut());
+            check("dx", &mut x, &numbers(&dx), |x| {
+                let mut y = empty(&exec, [count]);
+                gelu::forward(&exec, x, formula, y.view_mut());
+                weighted(&y, &dy)
+            });
+        }
+    }
+}
+
+#[test]
+fn geglu_backward() {
+    let exec = exec();
+    for (n, f, formula) in [(1, 1, Formula::Tanh), (3, 5, Formula::Exact), (300, 77, Formula::Tanh)] {
+        let mut gate_up = random(&exec, 1, [n, 2 * f]);
+        let dy = random(&exec, 2, [n, f]);
+        let forward = |gate_up: Tensor| {
+            let mut y = empty(&exec, [n, f]);
+            geglu::forward(&exec, gate_up, formula, y.view_mut());
+            y
+        };
+        let (mut gradient, mut y) = (random(&exec, 1, [n, 2 * f]), empty(&exec, [n, f]));
+        geglu::backward(&exec, dy.view(), gradient.view_mut(), formula, y.view_mut());
+        assert_eq!(numbers(&y), numbers(&forward(gate_up.view())), "what forward gave");
+        check("dgate_up", &mut gate_up, &numbers(&gradient), |x| weighted(&forward(x), &dy));
+    }
+}
+
+#[test]
+fn dropout_keeps_the_mean_and_takes_the_same_elements_from_the_gradient() {
+    let exec = exec();
+    let count = 100_003;
+    let rng = exec.upload([4], &dropout::stream(9, 1 << 40)).expect("memory");
+    let apply = |number: f64| {
+        let mut x = exec.upload([count], &vec![number; count]).expect("memory");
+        dropout::apply(&exec, x.view_mut(), 0.25, rng.view());
+        numbers(&x)
+    };
+    let (x, gradient) = (apply(1.0), apply(3.0));
+    assert!(
+        x.iter().zip(&gradient).all(|(x, d)| (*x == 0.0 || (x - 4.0 / 3.0).abs() < 1e-12) && *d == 3.0 * x)
+    );
+    let mean = x.iter().sum::<f64>() / count as f64;
+    assert!((mean - 1.0).abs() < 0.01, "{mean}");
+    // Word 1 of block 20000 decides over element 80001.
+    let word = Philox::new(9, 1 << 40).at(20_000)[1];
+    assert_eq!(x[80_001] == 0.0, crate::base::rng::unit(word) < 0.25);
+}
+
+#[test]
 fn embedding_backward() {
     let exec = exec();
     let (v, c) = (150, 6);
@@ -167,23 +266,29 @@ fn rotation_keeps_lengths_and_turns_back() {
 }
 
 /// Attention by its definition, one query and head at a time.
-fn plain_attention(qkv: &[f64], heads: Heads, bounds: &[u32]) -> Vec<f64> {
+fn plain_attention(qkv: &[f64], heads: Heads, mask: Mask, bounds: &[u32]) -> Vec<f64> {
     let d = heads.dim;
     let row = |row: usize| &qkv[row * heads.row_count()..][..heads.row_count()];
     let mut o = Vec::new();
     for bounds in bounds.windows(2) {
-        for query in bounds[0] as usize..bounds[1] as usize {
+        let (first, end) = (bounds[0] as usize, bounds[1] as usize);
+        let sees = |query: usize, key: usize| {
+            let near = mask.window.is_none_or(|window| query.abs_diff(key) < window);
+            near && (key <= query || !mask.causal)
+        };
+        for query in first..end {
+            let keys: Vec<usize> = (first..end).filter(|&key| sees(query, key)).collect();
             for head in 0..heads.query {
                 let (q, kv) = (&row(query)[head * d..][..d], head / heads.group());
-                let scores = (bounds[0] as usize..=query).map(|key| {
+                let scores = keys.iter().map(|&key| {
                     let k = &row(key)[heads.key_at(kv)..][..d];
                     (q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>() / (d as f64).sqrt()).exp()
                 });
                 let scores: Vec<f64> = scores.collect();
                 let total: f64 = scores.iter().sum();
                 o.extend((0..d).map(|channel| {
-                    let values = (bounds[0] as usize..).zip(&scores);
-                    values.map(|(key, p)| p * row(key)[heads.value_at(kv) + channel]).sum::<f64>() / total
+                    let values = keys.iter().zip(&scores);
+                    values.map(|(&key, p)| p * row(key)[heads.value_at(kv) + channel]).sum::<f64>() / total
                 }));
             }
         }
@@ -193,7 +298,6 @@ fn plain_attention(qkv: &[f64], heads: Heads, bounds: &[u32]) -> Vec<f64> {
 
 #[test]
 fn attention_is_its_definition_forward_and_backward() {
-    let exec = exec();
     let cases = [
         (Heads { query: 1, key_value: 1, dim: 2 }, vec![0, 1]),
         (Heads { query: 4, key_value: 2, dim: 6 }, vec![0, 5, 6, 30]),
@@ -201,26 +305,35 @@ fn attention_is_its_definition_forward_and_backward() {
         (Heads { query: 6, key_value: 2, dim: 4 }, vec![0, 64, 129, 259]),
         (Heads { query: 3, key_value: 3, dim: 4 }, vec![0, 0, 70]),
     ];
-    for (heads, bounds) in cases {
-        let n = *bounds.last().expect("bounds") as usize;
-        let mut qkv = random(&exec, 1, [n, heads.row_count()]);
-        let dy = random(&exec, 2, [n, heads.query * heads.dim]);
-        let bounds_buf = exec.upload([bounds.len()], &bounds).expect("memory");
-        let forward = |qkv: Tensor| {
-            let (mut o, mut lse) =
-                (empty(&exec, [n, heads.query * heads.dim]), empty(&exec, [n, heads.query]));
-            attention::forward(&exec, qkv, heads, bounds_buf.view(), None, o.view_mut(), lse.view_mut());
-            (o, lse)
-        };
-        let (o, lse) = forward(qkv.view());
-        let expected = plain_attention(&numbers(&qkv), heads, &bounds);
-        assert!(numbers(&o).iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{heads:?}");
-        let mut gradient = random(&exec, 1, [n, heads.row_count()]);
-        let (dy_view, bounds_view) = (dy.view(), bounds_buf.view());
-        attention::backward(&exec, dy_view, o.view(), lse.view(), gradient.view_mut(), heads, bounds_view)
-            .expect("memory");
-        check("dqkv", &mut qkv, &numbers(&gradient), |qkv| weighted(&forward(qkv).0, &dy));
+    for (heads, bounds) in &cases {
+        attention_is_its_definition(*heads, Mask::CAUSAL, bounds);
     }
+    let (heads, bounds) = (Heads { query: 4, key_value: 2, dim: 2 }, [0, 150, 153]);
+    for window in [None, Some(1), Some(20), Some(70)] {
+        attention_is_its_definition(heads, Mask { causal: false, window }, &bounds);
+        attention_is_its_definition(heads, Mask { causal: true, window }, &bounds);
+    }
+}
+
+fn attention_is_its_definition(heads: Heads, mask: Mask, bounds: &[u32]) {
+    let exec = exec();
+    let n = *bounds.last().expect("bounds") as usize;
+    let mut qkv = random(&exec, 1, [n, heads.row_count()]);
+    let dy = random(&exec, 2, [n, heads.query * heads.dim]);
+    let bounds_buf = exec.upload([bounds.len()], bounds).expect("memory");
+    let scope = Scope { bounds: bounds_buf.view(), mask, pages: None };
+    let forward = |qkv: Tensor| {
+        let (mut o, mut lse) = (empty(&exec, [n, heads.query * heads.dim]), empty(&exec, [n, heads.query]));
+        attention::forward(&exec, qkv, heads, scope, o.view_mut(), lse.view_mut()).expect("memory");
+        (o, lse)
+    };
+    let (o, lse) = forward(qkv.view());
+    let expected = plain_attention(&numbers(&qkv), heads, mask, bounds);
+    assert!(numbers(&o).iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{heads:?} {mask:?}");
+    let mut gradient = random(&exec, 1, [n, heads.row_count()]);
+    attention::backward(&exec, dy.view(), o.view(), lse.view(), gradient.view_mut(), heads, scope)
+        .expect("memory");
+    check("dqkv", &mut qkv, &numbers(&gradient), |qkv| weighted(&forward(qkv).0, &dy));
 }
 
 /// The losses of `head`, and with `gradients` those of half their sum: (losses, dx, dw).

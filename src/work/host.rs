@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     base::{Context, Error, Id, IdKind, Monitor, Result},
+    device::cuda::LIBRARIES_VARIABLE,
     seal::{KEY_BYTES, WipedVec},
     store::ObjectState,
     vault::Depot,
@@ -69,6 +70,12 @@ pub(super) fn outcome<T: DeserializeOwned>(reported: Value) -> Result<T> {
     serde_json::from_value(reported).context("reading a worker's outcome")
 }
 
+/// Whether a variable says where CUDA's libraries are, or is read by its driver: workers compute on the card that the
+/// warden would.
+fn is_for_cuda(variable: &str) -> bool {
+    variable.starts_with("CUDA_") || [LIBRARIES_VARIABLE, "LD_LIBRARY_PATH"].contains(&variable)
+}
+
 struct Worker {
     child: Child,
     last_words: Option<JoinHandle<Vec<u8>>>,
@@ -79,6 +86,7 @@ impl Worker {
         let mut child = Command::new("/proc/self/exe")
             .arg("worker")
             .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| is_for_cuda(&name.to_string_lossy())))
             .stdin(std::os::fd::OwnedFd::from(socket))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

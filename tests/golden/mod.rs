@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use cloister::{
-    device::{Device, host},
+    device::{Choice, Device, host},
     model::{
         Decoder, Options,
         import::Import,
@@ -64,12 +64,18 @@ struct Model {
     params: Params,
 }
 
+/// The processor, or what `CLOISTER_TEST_DEVICE` names.
+fn device() -> Device {
+    let choice = std::env::var("CLOISTER_TEST_DEVICE").map_or(Ok(Choice::Cpu), |name| name.parse());
+    choice.and_then(|choice| choice.open(Some(2))).expect("a device")
+}
+
 impl Model {
     fn import(dtype: DType) -> Self {
         let import = Import::open(&directory()).expect("a directory as transformers writes it");
         let mut copy = Vec::new();
         import.write(&mut copy).expect("in memory");
-        let exec = Exec::new(Device::cpu(Some(2)), 16 << 20, 16 << 20).expect("memory");
+        let exec = Exec::new(device(), 16 << 20, 16 << 20).expect("memory");
         let options = Options { dtype, recompute: false, positions: 64 };
         let file = WeightsFile::open(copy.as_slice()).expect("our own form");
         let decoder = Decoder::new(&exec, &file.config().expect("inside"), options).expect("valid");
@@ -81,7 +87,7 @@ impl Model {
     fn logits(&self, expected: &Expected) -> Vec<f32> {
         let batch = Batch::packed(&self.exec, &expected.u32("tokens"), &expected.lengths()).expect("memory");
         let logits = self.decoder.logits(&mut Ctx::new(&self.exec, &self.params), &batch).expect("forward");
-        self.exec.read(&logits).expect("on the host")
+        self.exec.read(&logits).expect("a sound pass")
     }
 
     /// Forward and backward of the mean loss, which is returned.
@@ -138,8 +144,10 @@ fn every_gradient_is_that_of_pytorch() {
     model.pass(&mut grads, &contributions, &tokens, &targets, &expected.lengths());
     let mut compared = 0;
     for (name, id, first, shape) in model.decoder.table().parts() {
-        let grad = host::slice(grads.view(id).slice_rows(first..first + shape.rows()));
-        let found = difference(grad, &expected.f32(&format!("grad.{name}")));
+        let grad = grads.view(id).slice_rows(first..first + shape.rows());
+        let wanted = expected.f32(&format!("grad.{name}"));
+        let found = host::with_slice(&model.exec.device, grad, |grad| difference(grad, &wanted));
+        let found = found.expect("a sound pass");
         assert!(found < TOLERANCE_F32, "{name}: {found}");
         compared += 1;
     }

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::{Heads, Pages};
+use super::{Heads, Mask, Scope};
 use crate::{
     device::{MatMut, MatRef, Pool, host, simd::multiversion, threads::Split},
     ops::{
@@ -67,25 +67,35 @@ struct Block<'a, T> {
     rows: Range<usize>,
     /// Position in the sequence of the first of them.
     position: usize,
+    /// Keys of the sequence.
+    context: usize,
+    mask: Mask,
     head: usize,
 }
 
-pub fn forward<T: Float>(
-    exec: &Exec,
-    qkv: Tensor,
-    heads: Heads,
-    bounds: Tensor,
-    pages: Option<Pages>,
-    o: TensorMut,
-    lse: TensorMut,
-) {
+impl<T> Block<'_, T> {
+    /// The keys that the block's query at `offset` sees.
+    fn seen(&self, offset: usize) -> Range<usize> {
+        self.mask.keys(self.position + offset, self.context)
+    }
+}
+
+/// What of `range` lies in a tile, counted from the tile's begin.
+fn within(tile: &Range<usize>, range: Range<usize>) -> Range<usize> {
+    let place = |at: usize| at.clamp(tile.start, tile.end) - tile.start;
+    place(range.start)..place(range.end)
+}
+
+pub fn forward<T: Float>(exec: &Exec, qkv: Tensor, heads: Heads, scope: Scope, o: TensorMut, lse: TensorMut) {
+    let Scope { bounds, mask, pages } = scope;
     let qkv = host::slice::<T>(qkv);
     let block_rows = (BLOCK_ROWS / heads.group()).max(1);
     let mut blocks = Vec::new();
     for (sequence, bounds) in host::slice::<u32>(bounds).windows(2).enumerate() {
         let (first, end) = (bounds[0] as usize, bounds[1] as usize);
-        let past =
-            pages.map_or(0, |pages| host::slice::<u32>(pages.contexts)[sequence] as usize + first - end);
+        let context =
+            pages.map_or(end - first, |pages| host::slice::<u32>(pages.contexts)[sequence] as usize);
+        let past = context + first - end;
         for head in 0..heads.key_value {
             for start in (first..end).step_by(block_rows) {
                 let keys = match pages {
@@ -98,7 +108,7 @@ pub fn forward<T: Float>(
                     },
                 };
                 let rows = start..end.min(start + block_rows);
-                blocks.push(Block { keys, rows, position: past + start - first, head });
+                blocks.push(Block { keys, rows, position: past + start - first, context, mask, head });
             }
         }
     }
@@ -132,9 +142,9 @@ fn forward_block<T: Float>(
     let mut sums = vec![T::Acc::ZERO; stacked * d];
     let mut highest = vec![T::Acc::NEG_INFINITY; stacked];
     let mut total = vec![T::Acc::ZERO; stacked];
-    let context = block.position + rows;
-    for first in (0..context).step_by(TILE_KEYS) {
-        let range = first..context.min(first + TILE_KEYS);
+    let (begin, end) = (block.seen(0).start, block.seen(rows - 1).end);
+    for first in (begin / TILE_KEYS * TILE_KEYS..end).step_by(TILE_KEYS) {
+        let range = first..end.min(first + TILE_KEYS);
         let keys = range.len();
         let scores = &mut scores[..stacked * keys];
         if stacked <= DIRECT_ROWS_MAX {
@@ -142,12 +152,12 @@ fn forward_block<T: Float>(
                 direct_scores::<T>(q, &block.keys, heads, block.head, first, scores);
             }
         } else {
-            tile.load(&block.keys, heads, block.head, range);
+            tile.load(&block.keys, heads, block.head, range.clone());
             let (q, k) = (MatRef::row_major(&q, stacked, d), MatRef::row_major(&tile.k, keys, d));
             T::Acc::multiply(pool, q, k.t(), MatMut::row_major(scores, stacked, keys), Write::Replace);
         }
         for (index, scores) in scores.chunks_exact_mut(keys).enumerate() {
-            let seen = (block.position + index % rows + 1).saturating_sub(first).min(keys);
+            let seen = within(&range, block.seen(index % rows));
             let sums = &mut sums[index * d..][..d];
             soften(scores, seen, &mut highest[index], &mut total[index], sums);
         }
@@ -192,9 +202,12 @@ multiversion! {
     }
 
     /// Turns a row of scores into unnormalised probabilities and rescales what was summed under a lower maximum.
-    fn soften<R: Real>(scores: &mut [R], seen: usize, highest: &mut R, total: &mut R, sums: &mut [R]) {
-        let (seen, hidden) = scores.split_at_mut(seen);
-        hidden.fill(R::ZERO);
+    fn soften<R: Real>(
+        scores: &mut [R], seen: Range<usize>, highest: &mut R, total: &mut R, sums: &mut [R],
+    ) {
+        scores[..seen.start].fill(R::ZERO);
+        scores[seen.end..].fill(R::ZERO);
+        let seen = &mut scores[seen];
         let now = max(seen, *highest);
         if seen.is_empty() {
             return;
@@ -260,22 +273,23 @@ pub fn backward<T: Float>(
     lse: Tensor,
     qkv: TensorMut,
     heads: Heads,
-    bounds: Tensor,
+    scope: Scope,
 ) {
     let (dout, o) = (host::slice::<T>(dout), host::slice::<T>(o));
     let lse = host::slice::<T::Acc>(lse);
-    let bounds = host::slice::<u32>(bounds);
+    let bounds = host::slice::<u32>(scope.bounds);
     let qkv = Split::new(host::slice_mut::<T>(qkv));
     exec.pool().run((bounds.len() - 1) * heads.key_value, |task| {
         let (sequence, head) = (task / heads.key_value, task % heads.key_value);
         let rows = bounds[sequence] as usize..bounds[sequence + 1] as usize;
-        Backward { heads, head, rows, dout, o, lse, qkv }.run(exec.pool());
+        Backward { heads, mask: scope.mask, head, rows, dout, o, lse, qkv }.run(exec.pool());
     });
 }
 
 /// The backward pass of one key-value head of one sequence.
 struct Backward<'a, T: Float> {
     heads: Heads,
+    mask: Mask,
     head: usize,
     rows: Range<usize>,
     dout: &'a [T],
@@ -302,16 +316,21 @@ impl<T: Float> Backward<'_, T> {
         }
         let mut dq = vec![T::Acc::ZERO; stacked * d];
         for first in (0..t).step_by(TILE_KEYS) {
-            let seen_from = first * self.heads.group();
+            let keys = first..t.min(first + TILE_KEYS);
+            let seeing = self.mask.queries(first, t).start..self.mask.queries(keys.end - 1, t).end;
+            let stacked = seeing.start * self.heads.group()..seeing.end * self.heads.group();
             let queries = Queries {
                 group: self.heads.group(),
+                mask: self.mask,
+                context: t,
+                position: seeing.start,
                 scale,
-                q: &q[seen_from * d..],
-                dout: &dout[seen_from * d..],
-                lse: &lse[seen_from..],
-                delta: &delta[seen_from..],
+                q: &q[stacked.start * d..stacked.end * d],
+                dout: &dout[stacked.start * d..stacked.end * d],
+                lse: &lse[stacked.clone()],
+                delta: &delta[stacked.clone()],
             };
-            self.tile(pool, first..t.min(first + TILE_KEYS), queries, &mut dq[seen_from * d..]);
+            self.tile(pool, keys, queries, &mut dq[stacked.start * d..stacked.end * d]);
         }
         for (index, dq) in dq.chunks_exact(d).enumerate() {
             self.store(self.qkv_query(index), dq, scale);
@@ -338,7 +357,7 @@ impl<T: Float> Backward<'_, T> {
             let (p, dp) = (&mut p[..rows * n], &mut dp[..rows * n]);
             T::Acc::multiply(pool, q, k.t(), MatMut::row_major(p, rows, n), Write::Replace);
             T::Acc::multiply(pool, dout, v.t(), MatMut::row_major(dp, rows, n), Write::Replace);
-            queries.probabilities(start, n, p, dp);
+            queries.probabilities(start, &keys, p, dp);
             let (p, ds) = (MatRef::row_major(p, rows, n), MatRef::row_major(dp, rows, n));
             T::Acc::multiply(pool, p.t(), dout, MatMut::row_major(&mut dv, n, d), Write::Add);
             T::Acc::multiply(pool, ds.t(), q, MatMut::row_major(&mut dk, n, d), Write::Add);
@@ -380,9 +399,14 @@ impl<T: Float> Backward<'_, T> {
     }
 }
 
-/// The stacked query rows from a tile's first key on: those before it do not see it.
+/// The stacked query rows that see any of a tile's keys.
 struct Queries<'a, R> {
     group: usize,
+    mask: Mask,
+    /// Rows of the sequence.
+    context: usize,
+    /// Position in the sequence of the first of them.
+    position: usize,
     scale: R,
     q: &'a [R],
     dout: &'a [R],
@@ -392,14 +416,17 @@ struct Queries<'a, R> {
 
 impl<R: Real> Queries<'_, R> {
     /// Turns scores into probabilities, and gradients of probabilities into gradients of scores (before scaling).
-    fn probabilities(&self, start: usize, keys: usize, p: &mut [R], dp: &mut [R]) {
-        for (index, (p, dp)) in p.chunks_exact_mut(keys).zip(dp.chunks_exact_mut(keys)).enumerate() {
-            let stacked = start + index;
-            let seen = (stacked / self.group + 1).min(keys);
+    fn probabilities(&self, start: usize, keys: &Range<usize>, p: &mut [R], dp: &mut [R]) {
+        let rows = p.chunks_exact_mut(keys.len()).zip(dp.chunks_exact_mut(keys.len()));
+        for (stacked, (p, dp)) in (start..).zip(rows) {
+            let position = self.position + stacked / self.group;
+            let seen = within(keys, self.mask.keys(position, self.context));
             let (lse, delta) = (self.lse[stacked], self.delta[stacked]);
-            differentiate(&mut p[..seen], &mut dp[..seen], self.scale, lse, delta);
-            p[seen..].fill(R::ZERO);
-            dp[seen..].fill(R::ZERO);
+            differentiate(&mut p[seen.clone()], &mut dp[seen.clone()], self.scale, lse, delta);
+            for row in [p, dp] {
+                row[..seen.start].fill(R::ZERO);
+                row[seen.end..].fill(R::ZERO);
+            }
         }
     }
 }

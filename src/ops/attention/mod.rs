@@ -1,9 +1,13 @@
-//! Causal attention in tiles (Dao et al. 2022): scores exist for one tile at a time, the softmax is kept up to date
+//! Attention in tiles (Dao et al. 2022): scores exist for one tile at a time, the softmax is kept up to date
 //! as tiles go by, and backward computes the tiles again from the saved log of the sum of exponentials. Queries
 //! are grouped over key-value heads (Ainslie et al. 2023), and sequences packed into one batch do not see each
-//! other.
+//! other. Within a sequence a [`Mask`] says which keys a query sees.
 
 mod cpu;
+mod cuda;
+mod mask;
+
+pub use mask::Mask;
 
 use super::{Exec, with_float};
 use crate::{
@@ -55,38 +59,48 @@ pub struct Pages<'a> {
     pub page_len: usize,
 }
 
-/// o = softmax(q kᵀ / sqrt(D)) v, each row over the keys of its own sequence up to itself.
+/// What rows attend to.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope<'a> {
+    /// `[S+1]`: the first row of each sequence, and N. No row sees another sequence.
+    pub bounds: Tensor<'a>,
+    pub mask: Mask,
+    /// Where keys and values lie, if not in the batch.
+    pub pages: Option<Pages<'a>>,
+}
+
+/// o = softmax(q kᵀ / sqrt(D)) v, each row over the keys of its own sequence that the mask shows it.
 ///
 /// Without pages, keys and values are those in `qkv`; with pages, they must have been written there before.
 ///
-/// Shapes: qkv `[N,(H+2K)*D]`; bounds `[S+1]`, the first row of each sequence and N; o `[N,H*D]`; lse `[N,H]` in
-/// the accumulator's type.
+/// Shapes: qkv `[N,(H+2K)*D]`; o `[N,H*D]`; lse `[N,H]` in the accumulator's type.
+///
+/// # Errors
+/// Where a device wants workspace that is not there.
 pub fn forward(
     exec: &Exec,
     qkv: Tensor,
     heads: Heads,
-    bounds: Tensor,
-    pages: Option<Pages>,
+    scope: Scope,
     o: TensorMut,
     lse: TensorMut,
-) {
+) -> Result<()> {
     assert_eq!((qkv.row_count(), qkv.rows()), (heads.row_count(), o.rows()));
     assert_eq!(
         (o.row_count(), lse.rows(), lse.row_count()),
         (heads.query * heads.dim, o.rows(), heads.query)
     );
-    if exec.is_dry() {
-        return;
+    match &exec.device {
+        Device::Cuda(cuda) => cuda::forward(exec, cuda, qkv, heads, scope, o, lse)?,
+        Device::Cpu(_) if exec.is_dry() => {}
+        Device::Cpu(_) => with_float!(qkv.dtype(), T => cpu::forward::<T>(exec, qkv, heads, scope, o, lse)),
     }
-    with_float!(qkv.dtype(), T => match &exec.device {
-        Device::Cuda(_) => unreachable!("no CUDA half yet"),
-        Device::Cpu(_) => cpu::forward::<T>(exec, qkv, heads, bounds, pages, o, lse),
-    });
+    Ok(())
 }
 
 /// Replaces `qkv` with its gradient. Only for packed batches: nothing is learnt through pages.
 ///
-/// Shapes: dout, o `[N,H*D]`; lse `[N,H]`; qkv `[N,(H+2K)*D]`; bounds `[S+1]`.
+/// Shapes: dout, o `[N,H*D]`; lse `[N,H]`; qkv `[N,(H+2K)*D]`.
 ///
 /// # Errors
 /// Where a device wants workspace that is not there.
@@ -97,16 +111,17 @@ pub fn backward(
     lse: Tensor,
     qkv: TensorMut,
     heads: Heads,
-    bounds: Tensor,
+    scope: Scope,
 ) -> Result<()> {
     assert_eq!((qkv.row_count(), qkv.rows()), (heads.row_count(), o.rows()));
     assert_eq!((dout.shape(), lse.rows()), (o.shape(), o.rows()));
-    if exec.is_dry() {
-        return Ok(());
+    assert!(scope.pages.is_none(), "nothing is learnt through pages");
+    match &exec.device {
+        Device::Cuda(cuda) => cuda::backward(exec, cuda, dout, (o, lse), qkv, heads, scope)?,
+        Device::Cpu(_) if exec.is_dry() => {}
+        Device::Cpu(_) => with_float!(o.dtype(), T => {
+            cpu::backward::<T>(exec, dout, o, lse, qkv, heads, scope);
+        }),
     }
-    with_float!(o.dtype(), T => match &exec.device {
-        Device::Cuda(_) => unreachable!("no CUDA half yet"),
-        Device::Cpu(_) => cpu::backward::<T>(exec, dout, o, lse, qkv, heads, bounds),
-    });
     Ok(())
 }
