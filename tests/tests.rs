@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod command_line;
+mod cuda;
 mod docs;
 mod golden;
 mod harness;

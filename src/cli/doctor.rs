@@ -1,7 +1,7 @@
 //! `cloister doctor`: what this machine offers, what is missing, and what to do about it. It changes nothing
 //! and opens nothing that is sealed.
 
-use std::{fs, num::NonZeroUsize, path::Path};
+use std::{fs, num::NonZeroUsize, path::Path, sync::Arc};
 
 use serde::Serialize;
 
@@ -11,7 +11,11 @@ use crate::{
         Error, Result,
         units::{Bytes, Count},
     },
-    device::{Pool, cuda::Driver, measure, threads},
+    device::{
+        Choice, Cuda, Pool,
+        cuda::{self, Driver, Info},
+        measure, threads,
+    },
 };
 
 /// Below this a trial run of a few million parameters would start to swap.
@@ -48,7 +52,7 @@ pub fn run(_: Args, Session { settings, screen }: &Session) -> Result<()> {
         memory(&read("/proc/meminfo")),
         locked_memory(&read("/proc/self/limits")),
         filesystem(&settings.data_dir, &read("/proc/self/mounts")),
-        device(),
+        device(settings.device),
         speed(settings.threads),
     ];
     for check in &checks {
@@ -184,12 +188,53 @@ fn filesystem(data_dir: &Path, mounts: &str) -> Check {
     }
 }
 
-fn device() -> Check {
-    match Driver::look() {
-        driver @ Driver::Found { cards: 1.., .. } => {
-            lacking("device", State::Poor, format!("CPU; {driver}"), "training and serving use the CPU")
-        }
-        driver => good("device", format!("CPU; {driver}")),
+/// What would compute, and why not a card.
+fn device(choice: Choice) -> Check {
+    let driver = Driver::look();
+    if let (Ok(_), Choice::Auto | Choice::Cuda(_)) = (driver.cards(), choice) {
+        let ordinal = if let Choice::Cuda(ordinal) = choice { ordinal } else { 0 };
+        return match Cuda::open(ordinal, Arc::new(Pool::new(1)))
+            .and_then(|card| Ok((card.free_bytes()?, card)))
+        {
+            Ok(((free, total), card)) => card_found(&driver, &card, free, total),
+            Err(error) => {
+                let remedy = error.remedy_text().unwrap_or("see the driver's log").to_owned();
+                lacking("device", State::Poor, format!("CPU; {driver}; {error}"), &remedy)
+            }
+        };
+    }
+    match &driver {
+        Driver::Absent => good("device", format!("CPU; {driver}; {}", kernels())),
+        Driver::Found { cards: 1.., .. } => good("device", format!("CPU, as asked; {driver}; {}", kernels())),
+        other => lacking("device", State::Poor, format!("CPU; {other}; {}", kernels()), other.remedy()),
+    }
+}
+
+fn card_found(driver: &Driver, card: &Cuda, free: u64, total: u64) -> Check {
+    let Info { ordinal, name, compute_capability: (major, minor), processors, .. } = card.info();
+    let products = if card.has_cublaslt() { "cuBLASLt found" } else { "cuBLASLt not found" };
+    let found = format!(
+        "cuda:{ordinal}, {name}, compute capability {major}.{minor}, {processors} multiprocessors, {} of {} free; \
+         {driver}; {}; {products}",
+        Bytes(free),
+        Bytes(total),
+        kernels()
+    );
+    if card.has_cublaslt() {
+        return good("device", found);
+    }
+    let remedy = format!(
+        "matrices are multiplied by slower kernels: install cuBLAS of CUDA 13, or name its folder in {}",
+        cuda::LIBRARIES_VARIABLE
+    );
+    lacking("device", State::Poor, found, &remedy)
+}
+
+/// For which cards this build has kernels.
+fn kernels() -> String {
+    match cuda::are_embedded() {
+        true => format!("kernels for compute capabilities {}", cuda::ARCHITECTURES.join(", ")),
+        false => "no CUDA kernels in this build (packaging/cuda-toolchain fetches what compiles them)".into(),
     }
 }
 

@@ -33,7 +33,12 @@ pub fn until_stopped(args: &Args, session: &Session, ready: impl FnOnce(&Bound) 
     let stop = signals::listen();
     let site = session.settings.site();
     let warden = Arc::new(Warden::open(&site)?);
-    let options = ServeOptions { listen: args.listen, threads: site.threads, ..ServeOptions::default() };
+    let options = ServeOptions {
+        listen: args.listen,
+        device: site.device,
+        threads: site.threads,
+        ..ServeOptions::default()
+    };
     let mut announced = Ok(());
     serve::run(warden, options, stop, |bound| announced = ready(bound))?;
     announced

@@ -4,14 +4,14 @@
 use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 
 pub use crate::work::client::Unsealer;
 use crate::{
     base::{Context, Error, ErrorKind, Result},
+    device::Choice,
     work::client::Site,
 };
 
@@ -30,7 +30,7 @@ pub struct GlobalArgs {
     json: bool,
     /// Where to compute: auto, cpu or cuda:N [default: auto]
     #[arg(long, global = true, env = "CLOISTER_DEVICE", hide_env_values = true, value_name = "DEVICE", help_heading = HEADING)]
-    device: Option<Device>,
+    device: Option<Choice>,
     /// How many threads compute [default: one a core]
     #[arg(long, global = true, env = "CLOISTER_THREADS", hide_env_values = true, value_name = "N", help_heading = HEADING)]
     threads: Option<NonZeroUsize>,
@@ -56,6 +56,7 @@ const HEADING: &str = "Every command";
 pub struct Settings {
     pub data_dir: PathBuf,
     pub json: bool,
+    pub device: Choice,
     pub threads: Option<NonZeroUsize>,
     pub unsealer: Option<Unsealer>,
     pub log: String,
@@ -65,7 +66,7 @@ pub struct Settings {
 #[serde(deny_unknown_fields)]
 struct ConfigFile {
     data_dir: Option<PathBuf>,
-    device: Option<Device>,
+    device: Option<Choice>,
     threads: Option<NonZeroUsize>,
     key_file: Option<PathBuf>,
     passphrase_file: Option<PathBuf>,
@@ -79,13 +80,10 @@ impl Settings {
             None if Path::new(SYSTEM_CONFIG).exists() => ConfigFile::read(Path::new(SYSTEM_CONFIG))?,
             None => ConfigFile::default(),
         };
-        let device = args.device.or(file.device).unwrap_or(Device::Auto);
-        if let Device::Cuda(_) = device {
-            return Err(Error::usage("this version computes on the CPU alone").remedy("use --device cpu"));
-        }
         Ok(Self {
             data_dir: args.data_dir.or(file.data_dir).unwrap_or_else(|| TRIAL_DATA_DIR.into()),
             json: args.json,
+            device: args.device.or(file.device).unwrap_or_default(),
             threads: args.threads.or(file.threads),
             unsealer: unsealer(args.key_file, args.passphrase_file)
                 .or_else(|| unsealer(file.key_file, file.passphrase_file)),
@@ -95,8 +93,8 @@ impl Settings {
 
     /// What the warden needs to know of them.
     pub fn site(&self) -> Site {
-        let Self { data_dir, unsealer, threads, .. } = self.clone();
-        Site { data_dir, unsealer, threads: threads.map(NonZeroUsize::get) }
+        let Self { data_dir, unsealer, device, threads, .. } = self.clone();
+        Site { data_dir, unsealer, device, threads: threads.map(NonZeroUsize::get) }
     }
 }
 
@@ -114,36 +112,6 @@ impl ConfigFile {
                 .with_kind(ErrorKind::Usage)
                 .remedy("the keys are: data_dir, device, threads, key_file, passphrase_file, log")
         })
-    }
-}
-
-/// Where tensors live and are computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
-    Auto,
-    Cpu,
-    Cuda(u32),
-}
-
-impl FromStr for Device {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            _ => text
-                .strip_prefix("cuda:")
-                .and_then(|index| index.parse().ok())
-                .map(Self::Cuda)
-                .ok_or_else(|| Error::usage(format!("`{text}` is no device; try auto, cpu or cuda:0"))),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Device {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -183,7 +151,6 @@ mod tests {
             ("threads = 0", "threads"),
             ("device = \"tpu\"", "tpu"),
             ("device = \"cuda:\"", "cuda:"),
-            ("device = \"cuda:0\"", "CPU"),
             ("data_dir = 3", "data_dir"),
             ("not toml", "cloister.toml"),
         ] {

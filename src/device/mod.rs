@@ -2,6 +2,7 @@
 //! products, aligned memory. Everything gives the same bits for any number of threads, because work is
 //! divided by its shape alone. What the numbers mean belongs to `ops` and the rooms above.
 
+mod choice;
 pub mod comm;
 pub mod cuda;
 pub mod gemm;
@@ -13,6 +14,7 @@ pub mod threads;
 
 use std::sync::Arc;
 
+pub use choice::Choice;
 pub use comm::Comm;
 pub use cuda::Cuda;
 pub use gemm::{MatMut, MatRef, gemm};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::baselines::{Baselines, Fit};
 use crate::{
     base::{Error, Id, Monitor, Progress, Result},
-    device::Device,
+    device::Choice,
     model::{
         Config, Decoder, Options,
         weights::{self, WeightsFile},
@@ -28,6 +28,7 @@ pub struct EvaluateSpec {
     pub model: Id,
     pub tokenizer: Id,
     pub shards: Vec<Id>,
+    pub device: Choice,
     /// None takes every core.
     pub threads: Option<usize>,
 }
@@ -97,7 +98,7 @@ impl Model {
     fn open(spec: &EvaluateSpec, depot: &dyn Depot) -> Result<Self> {
         let file = WeightsFile::open(depot.open(spec.model)?)?;
         let config = file.config()?;
-        let device = Device::cpu(spec.threads);
+        let device = spec.device.open(spec.threads)?;
         let dry = Self::on(Exec::dry(device.clone()), &config)?;
         let mut packed = Packed::default();
         packed.pad(dry.pass_rows * dry.context, dry.context);
@@ -178,7 +179,8 @@ mod tests {
         let house = House::build(directory.path());
         let outcome = house.run(RunConfig { steps: Some(60), ..small() });
         let (tokenizer, shards) = (house.tokenizer, house.shards.clone());
-        let spec = EvaluateSpec { model: outcome.model, tokenizer, shards, threads: Some(2) };
+        let spec =
+            EvaluateSpec { model: outcome.model, tokenizer, shards, device: Choice::Cpu, threads: Some(2) };
         let evaluated = run(&spec, &house.vault, &Silent).expect("a sound model");
         let at_the_end = outcome.heldout.expect("text is held out");
         assert!((evaluated.heldout.loss / at_the_end.loss - 1.0).abs() < 1e-5);

@@ -37,6 +37,17 @@ impl Default for RunnerOptions {
     }
 }
 
+impl RunnerOptions {
+    /// On the processor f32; on a card bf16, which its matrix units are made for.
+    pub fn on(device: &Device) -> Self {
+        let dtype = match device {
+            Device::Cpu(_) => DType::F32,
+            Device::Cuda(_) => DType::Bf16,
+        };
+        Self { dtype, ..Self::default() }
+    }
+}
+
 pub struct DecoderRunner {
     exec: Exec,
     decoder: Decoder,

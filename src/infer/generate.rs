@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Event, FinishReason, Generation, Prompt, Sampling, decoder_runner::RunnerOptions, load};
 use crate::{
     base::{Error, Id, Monitor, Result},
-    device::Device,
+    device::Choice,
     tensor::DType,
     text::ChatTemplate,
     vault::Depot,
@@ -23,8 +23,9 @@ pub struct GenerateSpec {
     /// None: as many as the context holds.
     pub max_tokens: Option<usize>,
     pub ignore_eos: bool,
-    /// "f32" or "bf16"; None: f32.
+    /// "f32" or "bf16"; None: what suits the device.
     pub dtype: Option<String>,
+    pub device: Choice,
     pub threads: Option<usize>,
 }
 
@@ -42,10 +43,14 @@ pub struct GenerateOutcome {
 /// # Errors
 /// A request that the model's context cannot hold, before anything starts.
 pub fn run(spec: &GenerateSpec, depot: &dyn Depot, monitor: &dyn Monitor) -> Result<GenerateOutcome> {
-    let options =
-        RunnerOptions { dtype: dtype(spec.dtype.as_deref())?, whole_sequences: 1, ..Default::default() };
     spec.sampling.validate()?;
-    let engine = load::engine(depot, spec.model, spec.tokenizer, Device::cpu(spec.threads), options)?;
+    let device = spec.device.open(spec.threads)?;
+    let options = RunnerOptions { whole_sequences: 1, ..RunnerOptions::on(&device) };
+    let options = match spec.dtype.as_deref() {
+        Some(name) => RunnerOptions { dtype: dtype(name)?, ..options },
+        None => options,
+    };
+    let engine = load::engine(depot, spec.model, spec.tokenizer, device, options)?;
     let template =
         spec.chat_template.as_deref().map_or_else(|| Ok(ChatTemplate::default()), ChatTemplate::parse)?;
     let prompt = spec.prompt.encode(engine.tokenizer(), &template)?;
@@ -92,12 +97,10 @@ pub fn run(spec: &GenerateSpec, depot: &dyn Depot, monitor: &dyn Monitor) -> Res
 }
 
 /// The number type that a person asked for.
-pub fn dtype(name: Option<&str>) -> Result<DType> {
+pub fn dtype(name: &str) -> Result<DType> {
     match name {
-        None | Some("f32") => Ok(DType::F32),
-        Some("bf16") => Ok(DType::Bf16),
-        Some(other) => {
-            Err(Error::usage(format!("there is no number type '{other}'")).remedy("it is f32 or bf16"))
-        }
+        "f32" => Ok(DType::F32),
+        "bf16" => Ok(DType::Bf16),
+        other => Err(Error::usage(format!("there is no number type '{other}'")).remedy("it is f32 or bf16")),
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{Exec, Float, Write, with_float};
 use crate::{
-    device::{Device, MatMut, MatRef, host},
+    device::{Device, MatMut, MatRef, cuda::gemm_own::Layout, host},
     tensor::{Tensor, TensorMut},
 };
 
@@ -16,7 +16,7 @@ pub fn forward(exec: &Exec, x: Tensor, w: Tensor, y: TensorMut) {
         return;
     }
     with_float!(x.dtype(), T => match &exec.device {
-        Device::Cuda(_) => unreachable!("no CUDA half yet"),
+        Device::Cuda(cuda) => cuda.multiply(Layout::Nt, x, w, &y, false),
         Device::Cpu(pool) => {
             let (a, b) = (matrix::<T>(x), matrix::<T>(w).t());
             if y.dtype() == x.dtype() {
@@ -37,7 +37,7 @@ pub fn backward_input(exec: &Exec, dy: Tensor, w: Tensor, dx: TensorMut, write: 
         return;
     }
     with_float!(dy.dtype(), T => match &exec.device {
-        Device::Cuda(_) => unreachable!("no CUDA half yet"),
+        Device::Cuda(cuda) => cuda.multiply(Layout::Nn, dy, w, &dx, write == Write::Add),
         Device::Cpu(pool) => T::multiply(pool, matrix(dy), matrix(w), matrix_mut(dx), write),
     });
 }
@@ -51,7 +51,7 @@ pub fn backward_weight(exec: &Exec, dy: Tensor, x: Tensor, dw: TensorMut, write:
         return;
     }
     with_float!(dy.dtype(), T => match &exec.device {
-        Device::Cuda(_) => unreachable!("no CUDA half yet"),
+        Device::Cuda(cuda) => cuda.multiply(Layout::Tn, dy, x, &dw, write == Write::Add),
         Device::Cpu(pool) => T::multiply(pool, matrix(dy).t(), matrix(x), matrix_mut(dw), write),
     });
 }

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     auditlog::{Entry, Outcome},
     base::{Context, Id, Result, fs::write_atomic},
-    device::Device,
+    device::{Choice, Device},
     improve::receipt,
     work::{Actor, Warden, admin},
 };
@@ -42,6 +42,7 @@ pub struct ServeOptions {
     pub listen: SocketAddr,
     /// How long what runs may take to finish when the daemon is told to stop.
     pub grace: Duration,
+    pub device: Choice,
     /// Threads that compute; None takes every core.
     pub threads: Option<usize>,
     pub limits: Limits,
@@ -53,6 +54,7 @@ impl Default for ServeOptions {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8443)),
             grace: Duration::from_secs(30),
+            device: Choice::Auto,
             threads: None,
             limits: Limits::default(),
             connections: ConnectionLimits::default(),
@@ -98,7 +100,7 @@ pub fn run(
     let tls = TlsAcceptor::from(identity.server_config(&warden.purpose_key("tls")?)?);
     let listener = bind(options.listen)?;
     let address = listener.local_addr().context("asking for the address")?;
-    let device = Device::cpu(options.threads);
+    let device = options.device.open(options.threads)?;
     let records = Arc::new(WardenRecords(Arc::clone(&warden)));
     let api = Arc::new(Api::new(records, Vec::new(), options.limits.clone()));
     api.replace_models(models::refresh(&warden, &[], &device)?);

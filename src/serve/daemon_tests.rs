@@ -89,6 +89,7 @@ fn install(data_dir: &Path) -> Arc<Warden> {
     let site = Site {
         data_dir: data_dir.join("data"),
         unsealer: Some(Unsealer::KeyFile(data_dir.join("root.key"))),
+        device: Choice::Cpu,
         threads: Some(1),
     };
     Arc::new(Warden::init(&site).expect("an installation"))
@@ -108,7 +109,12 @@ struct Running {
 }
 
 fn start(warden: &Arc<Warden>, options: ServeOptions) -> Running {
-    let options = ServeOptions { listen: SocketAddr::from(([127, 0, 0, 1], 0)), threads: Some(2), ..options };
+    let options = ServeOptions {
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        device: Choice::Cpu,
+        threads: Some(2),
+        ..options
+    };
     let stop = Arc::new(AtomicBool::new(false));
     let (say, hear) = mpsc::channel();
     let thread = std::thread::spawn({

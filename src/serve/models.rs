@@ -43,8 +43,8 @@ fn open(warden: &Warden, model: &ServedModel, device: Device) -> Result<Served> 
         Some(source) => ChatTemplate::parse(source)?,
         None => ChatTemplate::default(),
     };
-    let engine =
-        load::engine(warden.depot(), model.model, model.tokenizer, device, RunnerOptions::default())?;
+    let options = RunnerOptions::on(&device);
+    let engine = load::engine(warden.depot(), model.model, model.tokenizer, device, options)?;
     let facts = ModelFacts {
         id: model.model,
         name: model.name.clone(),

@@ -8,7 +8,6 @@ use super::{
     data::Data,
     learner::Learner,
     loader::{Order, Packed},
-    machine,
     plan::{Memory, UTILISATION_ASSUMED},
     recipe::Recipe,
     shape::Shape,
@@ -71,7 +70,7 @@ fn flops_per_s(
     monitor: &dyn Monitor,
 ) -> Result<f64> {
     let memory = Memory::rehearse(recipe, &data.facts, device)?;
-    memory.check_fits(machine::available_memory_bytes())?;
+    memory.check_fits(device)?;
     let mut learner = Learner::new(memory.rank.exec(device)?, recipe)?;
     learner.init(recipe.seed);
     let mut order = Order::new(data.train.clone(), recipe.shape.context, recipe.seed)?;

@@ -6,7 +6,10 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::base::{Context, Error, Result};
+use crate::{
+    base::{Context, Error, Result},
+    device::Device,
+};
 
 /// Who the model is for, what it is for, and what it is not for. Carried into the lineage and the model card.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,9 +58,10 @@ pub enum ScheduleKind {
 }
 
 /// What numbers are stored and multiplied in; the rest of the table is in [`crate::train::plan`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
+    #[default]
     F32,
     Bf16,
 }
@@ -207,6 +211,14 @@ run_config! {
 }
 
 impl RunConfig {
+    /// With what suits the device where nothing is stated: on a card bf16, which its matrix units are made for.
+    pub fn on(mut self, device: &Device) -> Self {
+        if let Device::Cuda(_) = device {
+            self.precision.get_or_insert(Precision::Bf16);
+        }
+        self
+    }
+
     /// Reads a run file.
     ///
     /// # Errors

@@ -6,20 +6,53 @@ use std::time::{Duration, Instant};
 use half::bf16;
 
 use super::config::Precision;
-use crate::device::{MatMut, MatRef, Pool, gemm, gemm::Product};
+use crate::{
+    base::Result,
+    device::{Cuda, Device, MatMut, MatRef, Pool, gemm, gemm::Product},
+    ops::{Exec, elementwise, matmul},
+    tensor::DType,
+};
 
 /// The sides of the square products that are timed: a larger one works better on a quiet machine, a smaller one
 /// is done between two interruptions on a busy one.
 const SIDES: [usize; 3] = [384, 640, 1024];
 const MEASURE_FOR: Duration = Duration::from_millis(300);
 
-/// FLOPs per second of matrix products in the weights' type with this pool: the fastest of those that fit in a third
+/// Side and time of the largest product that a card is measured by.
+const CARD_SIDE_MAX: usize = 8192;
+const CARD_LONG_ENOUGH: Duration = Duration::from_millis(10);
+
+/// FLOPs per second of matrix products in the weights' type on this device: the fastest of those that fit in a third
 /// of a second, since a neighbour can only slow one down.
-pub fn matrix_flops_per_s(pool: &Pool, precision: Precision) -> f64 {
-    match precision {
-        Precision::F32 => fastest::<f32>(pool, 0.5),
-        Precision::Bf16 => fastest::<bf16>(pool, bf16::from_f32(0.5)),
+pub fn matrix_flops_per_s(device: &Device, precision: Precision) -> Result<f64> {
+    match (device, precision) {
+        (Device::Cpu(pool), Precision::F32) => Ok(fastest::<f32>(pool, 0.5)),
+        (Device::Cpu(pool), Precision::Bf16) => Ok(fastest::<bf16>(pool, bf16::from_f32(0.5))),
+        (Device::Cuda(cuda), _) => fastest_on_card(device, cuda, precision.formats().weights),
     }
+}
+
+/// Ever larger products, until one takes long enough that its launch does not count.
+fn fastest_on_card(device: &Device, cuda: &Cuda, dtype: DType) -> Result<f64> {
+    let mut fastest = 0f64;
+    for side in (8..).map(|power| 1usize << power).take_while(|&side| side <= CARD_SIDE_MAX) {
+        let exec = Exec::new(device.clone(), 3 * side * side * dtype.size_bytes(), 0)?;
+        let mut matrices = [exec.take([side, side], dtype)?, exec.take([side, side], dtype)?];
+        matrices.iter_mut().for_each(|matrix| elementwise::zero(&exec, matrix.view_mut()));
+        let mut product = exec.take([side, side], dtype)?;
+        let mut multiply = || {
+            let began = Instant::now();
+            matmul::forward(&exec, matrices[0].view(), matrices[1].view(), product.view_mut());
+            cuda.synchronize().map(|()| began.elapsed())
+        };
+        // The first one is planned, too.
+        let taken = [multiply()?, multiply()?, multiply()?].into_iter().min().unwrap_or_default();
+        fastest = fastest.max(2.0 * (side as f64).powi(3) / taken.as_secs_f64());
+        if taken >= CARD_LONG_ENOUGH {
+            break;
+        }
+    }
+    Ok(fastest)
 }
 
 fn fastest<T: Product<f32, Scale = f32>>(pool: &Pool, number: T) -> f64 {
@@ -80,7 +113,7 @@ mod tests {
     #[test]
     fn a_matrix_product_takes_time() {
         for precision in [Precision::F32, Precision::Bf16] {
-            let rate = matrix_flops_per_s(&Pool::new(1), precision);
+            let rate = matrix_flops_per_s(&Device::cpu(Some(1)), precision).expect("a processor");
             assert!((1e6..1e14).contains(&rate), "{precision:?}: {rate}");
         }
     }

@@ -31,8 +31,8 @@ pub struct Job<'a> {
     /// The checkpoint to go on from.
     pub from: Option<Id>,
     pub first_step: u64,
-    /// Of all ranks together.
-    pub threads: usize,
+    /// A processor's threads are shared out to the ranks.
+    pub device: &'a Device,
 }
 
 /// Makes the first rank's member, and starts every other rank on a thread of its own. They end with the run, or
@@ -85,7 +85,12 @@ impl<'a> Member<'a> {
     /// With initial weights, or those of the checkpoint.
     fn new(job: &'a Job<'a>, comm: Comm) -> Result<Self> {
         let recipe = job.recipe;
-        let device = Device::cpu(Some((job.threads / comm.ranks()).max(1)));
+        let device = match job.device {
+            Device::Cpu(pool) if comm.ranks() > 1 => {
+                Device::cpu(Some((pool.threads() / comm.ranks()).max(1)))
+            }
+            whole => whole.clone(),
+        };
         let mut learner = Learner::new(job.needs.exec(&device)?, recipe)?;
         match job.from {
             Some(id) => learner.restore(Reading::begin(job.depot.open(id)?)?, Keep::Latest)?,

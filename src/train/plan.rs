@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     base::{Error, Id, Monitor, Result, units::Bytes},
-    device::Device,
+    device::{Choice, Device},
     tensor::DType,
     vault::Depot,
 };
@@ -25,6 +25,7 @@ pub struct PlanSpec {
     pub config: RunConfig,
     pub tokenizer: Id,
     pub shards: Vec<Id>,
+    pub device: Choice,
     pub threads: Option<usize>,
 }
 
@@ -102,8 +103,17 @@ impl Memory {
     }
 
     /// # Errors
-    /// `Unavailable` with the sum written out, where it is more than `available_bytes`.
-    pub fn check_fits(&self, available_bytes: Option<u64>) -> Result<()> {
+    /// `Unavailable` with the sum written out, where the device has less than the run needs.
+    pub fn check_fits(&self, device: &Device) -> Result<()> {
+        match device {
+            Device::Cpu(_) => self.check_fits_host(machine::available_memory_bytes()),
+            Device::Cuda(cuda) => {
+                cuda.check_fits(self.rank.pass_bytes as usize, self.rank.persistent_bytes as usize)
+            }
+        }
+    }
+
+    fn check_fits_host(&self, available_bytes: Option<u64>) -> Result<()> {
         let Some(available) = available_bytes.filter(|available| *available < self.total_bytes()) else {
             return Ok(());
         };
@@ -146,12 +156,12 @@ impl Plan {
 /// What [`Recipe::settle`] refuses, and a run that does not fit in memory.
 pub fn run(spec: &PlanSpec, depot: &dyn Depot, _monitor: &dyn Monitor) -> Result<Plan> {
     let data = Data::open(spec.tokenizer, &spec.shards, depot)?;
-    let device = Device::cpu(spec.threads);
-    let precision = spec.config.precision.unwrap_or(Precision::F32);
-    let rate = machine::matrix_flops_per_s(device.pool(), precision);
-    let recipe = Recipe::settle(&spec.config, &data.facts, Some(rate * UTILISATION_ASSUMED))?;
+    let device = spec.device.open(spec.threads)?;
+    let config = spec.config.clone().on(&device);
+    let rate = machine::matrix_flops_per_s(&device, config.precision.unwrap_or_default())?;
+    let recipe = Recipe::settle(&config, &data.facts, Some(rate * UTILISATION_ASSUMED))?;
     let plan = Plan::new(recipe, data.facts, &device, rate)?;
-    plan.memory.check_fits(plan.available_bytes)?;
+    plan.memory.check_fits(&device)?;
     Ok(plan)
 }
 
@@ -168,8 +178,8 @@ mod tests {
             tokens_bytes: 1 << 30,
         };
         assert_eq!(memory.total_bytes(), 10 << 30);
-        assert!(memory.check_fits(Some(10 << 30)).is_ok() && memory.check_fits(None).is_ok());
-        let error = memory.check_fits(Some((10 << 30) - 1)).unwrap_err();
+        assert!(memory.check_fits_host(Some(10 << 30)).is_ok() && memory.check_fits_host(None).is_ok());
+        let error = memory.check_fits_host(Some((10 << 30) - 1)).unwrap_err();
         for part in ["10.0 GiB", "2 rank(s) of 3.00 GiB", "1.00 GiB for activations"] {
             assert!(error.to_string().contains(part), "{error}");
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     calibrate,
     checkpoint::{Reading, RunState},
-    config::{Precision, RunConfig},
+    config::RunConfig,
     data::Data,
     learner::Learner,
     machine,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     base::{Context, Error, Id, IdKind, Monitor, Progress, Result},
-    device::Device,
+    device::{Choice, Device},
     model::weights,
     vault::{Depot, ObjectReader},
 };
@@ -33,6 +33,7 @@ pub struct PretrainSpec {
     pub tokenizer: Id,
     /// Token shards of the snapshot, training and held-out documents alike.
     pub shards: Vec<Id>,
+    pub device: Choice,
     /// Threads of all ranks together; None takes every core.
     pub threads: Option<usize>,
     /// The last fact of kind [`Checkpoints::FACT`] that this run recorded.
@@ -128,20 +129,23 @@ impl PretrainOutcome {
 /// number; the last checkpoint is kept. What the plan refuses, and what opening the data says.
 pub fn run(spec: &PretrainSpec, depot: &dyn Depot, monitor: &dyn Monitor) -> Result<PretrainOutcome> {
     let data = Data::open(spec.tokenizer, &spec.shards, depot)?;
-    let device = Device::cpu(spec.threads);
+    let device = spec.device.open(spec.threads)?;
     let kept = newest(spec, depot, monitor)?;
-    let stated = spec.config.precision.unwrap_or(Precision::F32);
+    let config = spec.config.clone().on(&device);
+    let stated = config.precision.unwrap_or_default();
     let precision = kept.as_ref().map_or(stated, |(_, state)| state.recipe.precision);
-    let matrix_flops_per_s = machine::matrix_flops_per_s(device.pool(), precision);
+    let matrix_flops_per_s = machine::matrix_flops_per_s(&device, precision)?;
     let (from, state) = match kept {
         Some((from, state)) => (Some(from), state),
-        None => (None, begin(spec, &data, &device, matrix_flops_per_s, monitor)?),
+        None => (None, begin(spec, &config, &data, &device, matrix_flops_per_s, monitor)?),
     };
     let recipe = state.recipe.clone();
     let memory = Memory::rehearse(&recipe, &data.facts, &device)?;
-    memory.check_fits(machine::available_memory_bytes())?;
-    let threads = device.pool().threads();
-    drop(device);
+    memory.check_fits(&device)?;
+    if recipe.ranks > 1 && matches!(device, Device::Cuda(_)) {
+        return Err(Error::usage("ranks that share a card are not supported")
+            .remedy("set ranks = 1, or use --device cpu"));
+    }
     let job = Job {
         data: &data,
         depot,
@@ -149,7 +153,7 @@ pub fn run(spec: &PretrainSpec, depot: &dyn Depot, monitor: &dyn Monitor) -> Res
         needs: memory.rank,
         from,
         first_step: state.step,
-        threads,
+        device: &device,
     };
     let store = Store::new(depot, monitor, spec.resume.clone().unwrap_or_default());
     let scale = Scale {
@@ -209,14 +213,15 @@ fn check_same(spec: &PretrainSpec, state: &RunState) -> Result<()> {
 
 fn begin(
     spec: &PretrainSpec,
+    config: &RunConfig,
     data: &Data,
     device: &Device,
     matrix_flops_per_s: f64,
     monitor: &dyn Monitor,
 ) -> Result<RunState> {
-    let recipe = match spec.config.minutes {
-        Some(_) => calibrate::settle(&spec.config, data, device, matrix_flops_per_s, monitor)?,
-        None => Recipe::settle(&spec.config, &data.facts, None)?,
+    let recipe = match config.minutes {
+        Some(_) => calibrate::settle(config, data, device, matrix_flops_per_s, monitor)?,
+        None => Recipe::settle(config, &data.facts, None)?,
     };
     Ok(RunState {
         run: spec.run,

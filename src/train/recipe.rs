@@ -93,7 +93,7 @@ impl Recipe {
         Ok(Self {
             purpose,
             shape,
-            precision: config.precision.unwrap_or(Precision::F32),
+            precision: config.precision.unwrap_or_default(),
             recompute: config.recompute.unwrap_or(false),
             ranks,
             micro_batch,

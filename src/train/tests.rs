@@ -24,6 +24,7 @@ use crate::{
         tokenizer,
         tokenizer::TokenizerSpec,
     },
+    device::Choice,
     vault::{Depot, Unsealer, Vault},
 };
 
@@ -90,7 +91,7 @@ impl House {
         static RUNS: AtomicU64 = AtomicU64::new(1);
         let run = Id::from_parts(IdKind::Run, RUNS.fetch_add(1, Ordering::Relaxed), [0; 10]);
         let (tokenizer, shards) = (self.tokenizer, self.shards.clone());
-        PretrainSpec { run, config, tokenizer, shards, threads: Some(2), resume: None }
+        PretrainSpec { run, config, tokenizer, shards, device: Choice::Cpu, threads: Some(2), resume: None }
     }
 
     pub fn run(&self, config: RunConfig) -> PretrainOutcome {
@@ -178,6 +179,7 @@ fn a_run_learns_and_uses_the_memory_it_foretold() {
         config: config.clone(),
         tokenizer: house.tokenizer,
         shards: house.shards.clone(),
+        device: Choice::Cpu,
         threads: Some(2),
     };
     let plan = plan::run(&spec, &house.vault, &Heard::default()).expect("it fits");

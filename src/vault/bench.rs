@@ -4,13 +4,14 @@
 use std::{
     fs::{self, File},
     hint::black_box,
-    io::{Read, Write},
+    io::{self, Read, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     thread,
     time::Instant,
 };
 
+use rustix::fs::{Advice, fadvise};
 use serde::Serialize;
 
 use super::{Depot, Unsealer, Vault};
@@ -42,18 +43,14 @@ struct Case {
     sealed: fn(&Vault, &[Id]) -> Result<()>,
 }
 
-/// Reads and writes `mib` MiB each way, `rounds` times, plain and sealed in turn, in a vault of its own under
-/// `scratch`, which it makes and removes.
-pub fn sealing(scratch: &Path, mib: u64, rounds: usize, monitor: &dyn Monitor) -> Result<Vec<SealingRow>> {
-    let bytes = usize::try_from(mib << 20).map_err(|_| Error::usage("too many MiB"))?;
-    let place = Scratch::new(scratch)?;
-    let passphrase = Unsealer::Passphrase(Secret::new(random_bytes::<32>()?.to_vec()));
-    let vault = Vault::init(&place.0, &passphrase)?;
+/// Reads and writes `bytes` each way.
+pub fn objects(bench: &Bench, bytes: usize) -> Result<Vec<SealingRow>> {
+    let (place, vault) = (bench.place(), bench.vault());
     let reads = [
         Case {
             what: "load one object whole",
             object_bytes: bytes,
-            plain: |files| files.iter().try_for_each(|file| plain_read_whole(file)),
+            plain: |files| files.iter().try_for_each(|file| read_plain(file)),
             sealed: |vault, ids| {
                 ids.iter().try_for_each(|&id| vault.open(id)?.read_all().map(|all| drop(black_box(all))))
             },
@@ -75,21 +72,20 @@ pub fn sealing(scratch: &Path, mib: u64, rounds: usize, monitor: &dyn Monitor) -
         Case {
             what: "read documents of 64 KiB",
             object_bytes: 64 << 10,
-            plain: |files| files.iter().try_for_each(|file| plain_read_whole(file)),
+            plain: |files| files.iter().try_for_each(|file| read_plain(file)),
             sealed: |vault, ids| {
                 ids.iter().try_for_each(|&id| vault.open(id)?.read_all().map(|all| drop(black_box(all))))
             },
         },
     ];
     let mut rows = Vec::new();
-    let bench = Bench { rounds, monitor };
     for case in &reads {
         let count = (bytes / case.object_bytes).clamp(1, 2048);
-        let (files, ids) = lay_out(&place.0, &vault, count, case.object_bytes)?;
+        let (files, ids) = lay_out(place, vault, count, case.object_bytes)?;
         let total = (count * case.object_bytes) as u64;
-        let (plain, sealed) = (|| (case.plain)(&files), || (case.sealed)(&vault, &ids));
+        let (plain, sealed) = (|| (case.plain)(&files), || (case.sealed)(vault, &ids));
         rows.push(bench.measure(case.what, total, plain, sealed, || Ok(()))?);
-        tidy(&place.0, &vault)?;
+        bench.tidy()?;
     }
     for (what, object_bytes) in
         [("write one object, durably", bytes), ("write documents of 64 KiB, durably", 64 << 10)]
@@ -97,21 +93,57 @@ pub fn sealing(scratch: &Path, mib: u64, rounds: usize, monitor: &dyn Monitor) -
         let count = (bytes / object_bytes).clamp(1, 128);
         let total = (count * object_bytes) as u64;
         let content = random(object_bytes);
-        let plain = || write_plain(&place.0, count, &content);
-        let sealed = || write_sealed(&vault, count, &content);
-        rows.push(bench.measure(what, total, plain, sealed, || tidy(&place.0, &vault))?);
+        let plain = || write_plain(place, count, &content);
+        let sealed = || write_sealed(vault, count, &content);
+        rows.push(bench.measure(what, total, plain, sealed, || bench.tidy())?);
     }
     Ok(rows)
 }
 
-struct Bench<'a> {
+/// A vault of its own under a folder of its own, both gone when this is, and how measuring is done in them.
+pub struct Bench<'a> {
+    place: Scratch,
+    vault: Vault,
     rounds: usize,
     monitor: &'a dyn Monitor,
 }
 
-impl Bench<'_> {
+impl<'a> Bench<'a> {
+    /// Everything is measured `rounds` times.
+    pub fn new(scratch: &Path, rounds: usize, monitor: &'a dyn Monitor) -> Result<Self> {
+        let place = Scratch::new(scratch)?;
+        let passphrase = Unsealer::Passphrase(Secret::new(random_bytes::<32>()?.to_vec()));
+        let vault = Vault::init(&place.0, &passphrase)?;
+        Ok(Self { place, vault, rounds, monitor })
+    }
+
+    /// Where plain files may lie.
+    pub fn place(&self) -> &Path {
+        &self.place.0
+    }
+
+    pub fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// Removes every plain file and every object.
+    pub fn tidy(&self) -> Result<()> {
+        for file in fs::read_dir(self.place()).context("listing the plain files")? {
+            let path = file.context("listing the plain files")?.path();
+            if path.is_file() {
+                fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+            }
+        }
+        self.vault.delete_all(&self.vault.objects())
+    }
+
+    /// Takes every file out of the page cache, so that who reads next waits for the disk.
+    pub fn forget(&self) -> Result<()> {
+        forget(self.place())
+    }
+
     /// Times `plain` and `sealed` in turn; `tidy` runs between them and is not timed.
-    fn measure(
+    pub fn measure(
         &self,
         what: &str,
         bytes: u64,
@@ -166,17 +198,6 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Removes every plain file and every object.
-fn tidy(place: &Path, vault: &Vault) -> Result<()> {
-    for file in fs::read_dir(place).context("listing the plain files")? {
-        let path = file.context("listing the plain files")?.path();
-        if path.is_file() {
-            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
-        }
-    }
-    vault.delete_all(&vault.objects())
-}
-
 fn lay_out(
     place: &Path,
     vault: &Vault,
@@ -200,7 +221,25 @@ fn open_plain(path: &Path) -> Result<File> {
     File::open(path).with_context(|| format!("opening {}", path.display()))
 }
 
-fn plain_read_whole(path: &Path) -> Result<()> {
+fn forget(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).context("listing what was written")? {
+        let path = entry.context("listing what was written")?.path();
+        if path.is_dir() {
+            forget(&path)?;
+        } else if path.is_file() {
+            let file = open_plain(&path)?;
+            // Only what is on the disk already can leave memory.
+            file.sync_all().context("writing to the disk")?;
+            fadvise(&file, 0, None, Advice::DontNeed)
+                .map_err(io::Error::from)
+                .context("emptying the cache")?;
+        }
+    }
+    Ok(())
+}
+
+/// A plain file into owned memory.
+pub fn read_plain(path: &Path) -> Result<()> {
     black_box(fs::read(path).with_context(|| format!("reading {}", path.display()))?);
     Ok(())
 }
@@ -300,10 +339,15 @@ mod tests {
     use super::*;
     use crate::base::Silent;
 
+    fn rows(scratch: &Path, mib: usize, rounds: usize) -> Vec<SealingRow> {
+        let bench = Bench::new(scratch, rounds, &Silent).expect("a vault");
+        objects(&bench, mib << 20).expect("bench")
+    }
+
     #[test]
     fn measures_every_row_and_cleans_up() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let rows = sealing(directory.path(), 1, 1, &Silent).expect("bench");
+        let rows = rows(directory.path(), 1, 1);
         assert_eq!(rows.len(), 6);
         assert!(rows.iter().all(|row| row.ratio > 0.0 && row.plain_s > 0.0 && row.bytes > 0), "{rows:?}");
         assert_eq!(fs::read_dir(directory.path()).expect("list").count(), 0);
@@ -314,7 +358,7 @@ mod tests {
     #[ignore = "prints timings, asserts nothing"]
     fn prints() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        for row in sealing(directory.path(), 64, 7, &Silent).expect("bench") {
+        for row in rows(directory.path(), 64, 7) {
             let rate = |seconds: f64| row.bytes as f64 / seconds / 1e9;
             println!(
                 "{:46} plain {:6.2} GB/s  sealed {:6.2} GB/s  ratio {:.3}",

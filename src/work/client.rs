@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::{admin, policy::Actor, request::Request, warden::Warden};
-use crate::base::{Monitor, Result};
+use crate::{
+    base::{Monitor, Result},
+    device::Choice,
+};
 
 /// Which data directory, and what opens it.
 #[derive(Clone, Debug)]
@@ -14,6 +17,8 @@ pub struct Site {
     pub data_dir: PathBuf,
     /// None: the key file that `init` remembered.
     pub unsealer: Option<Unsealer>,
+    /// What computes.
+    pub device: Choice,
     /// Threads that compute; None takes every core.
     pub threads: Option<usize>,
 }

@@ -24,6 +24,7 @@ use crate::{
     auditlog,
     base::{Error, ErrorKind, Id, IdKind, Result, Silent},
     corpus::{IngestReport, IngestSpec},
+    device::Choice,
     seal::new_id,
     store::{JobState, ObjectState},
     vault::Depot,
@@ -46,6 +47,7 @@ impl Bench {
         Site {
             data_dir: self.path("data"),
             unsealer: Some(Unsealer::KeyFile(self.path("root.key"))),
+            device: Choice::Cpu,
             threads: Some(2),
         }
     }

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     auditlog::{AuditLog, Entry, Outcome},
     base::{Error, ErrorKind, Id, Monitor, Result},
+    device::Choice,
     seal::{Key, Signer},
     store::{Model, Rows, Store},
     vault::{Depot, Purpose, Vault},
@@ -36,6 +37,8 @@ pub struct Warden {
     pub(super) store: Store,
     pub(super) log: AuditLog,
     pub(super) jobs: Jobs,
+    /// What computes.
+    pub(super) device: Choice,
     /// Threads that compute; None takes every core.
     pub(super) threads: Option<usize>,
     /// For the HMACs of API tokens.
@@ -113,6 +116,7 @@ impl Warden {
         let log = AuditLog::open(&audit_dir, vault.install(), vault.signer(Purpose::Audit)?, witness)?;
         let mut warden = Self {
             data_dir: site.data_dir.clone(),
+            device: site.device,
             threads: site.threads,
             tokens_key: vault.purpose_key(Purpose::Tokens)?,
             signer: vault.signer(Purpose::Signing)?,

@@ -1,7 +1,6 @@
 // Modules, functions and launches. The kernels are linked in, so a module's image is only looked at, not loaded.
-#include <cstring>
-
 #include "driver_state.h"
+#include "image.h"
 #include "launch.h"
 #include "settings.h"
 
@@ -34,13 +33,6 @@ CUfunction function_of(const Kernel* kernel) {
     return functions().add(new CUfunc_st{kernel});
 }
 
-bool is_image(const void* image) {
-    constexpr uint32_t FATBIN = 0xba55ed50, ELF = 0x464c457f;
-    uint32_t magic;
-    memcpy(&magic, image, sizeof magic);
-    return magic == FATBIN || magic == ELF;
-}
-
 bool fits(dim3 grid, dim3 block) {
     const uint64_t threads = uint64_t(block.x) * block.y * block.z;
     return grid.x && grid.y && grid.z && threads && threads <= BLOCK_THREADS_MAX && block.z <= 64 &&
@@ -60,7 +52,11 @@ CUresult cuModuleLoadData(CUmodule* module, const void* image) {
     const auto lock = driver_lock();
     if (CUresult wrong = usable()) return wrong;
     if (!image) return CUDA_ERROR_INVALID_VALUE;
-    if (!is_image(image)) return CUDA_ERROR_INVALID_IMAGE;
+    switch (look_at_image(image, settings().compute_capability)) {
+        case Image::invalid: return CUDA_ERROR_INVALID_IMAGE;
+        case Image::for_other_cards: return CUDA_ERROR_NO_BINARY_FOR_GPU;
+        case Image::usable: break;
+    }
     *module = modules().add(new CUmod_st);
     return CUDA_SUCCESS;
 }

@@ -34,7 +34,8 @@ void fail_for(int signal, const siginfo_t& info) {
     } else if (signal == SIGILL) {
         fail(Error::illegal_instruction, "reached what must not be reached");
     } else if (info.si_code == SI_KERNEL) {
-        fail(Error::misaligned_address, "used an address that is not aligned, or none at all");
+        // The processor does not say which; that it is aligned was checked before, see below.
+        fail(Error::illegal_address, "used an address that no memory can have");
     } else {
         const bool ours = DeviceMemory::all().is_near(info.si_addr);
         fail(Error::illegal_address, "used %p, %s", info.si_addr,

@@ -82,9 +82,27 @@ KERNEL(planted_array_index)
 
 // A 16-byte access where only 4 bytes are aligned. x: [5], y: [4]
 extern "C" __global__ void planted_misaligned(const float* __restrict__ x, float* __restrict__ y) {
-    store_pack(y, load_pack(x + 1));
+    *reinterpret_cast<float4*>(y) = *reinterpret_cast<const float4*>(x + 1);
 }
 KERNEL(planted_misaligned)
+
+// Copies through shared memory asynchronously, and waits for it or does not. x, y: [blockDim]
+template <bool WAITS>
+__device__ void copy_asynchronously(const float* x, float* y) {
+    __shared__ float values[64];
+    const unsigned i = threadIdx.x;
+    cuda_on_cpu::async_copy(&values[i], &x[i], sizeof(float), sizeof(float));
+    cuda_on_cpu::async_commit();
+    if (WAITS) cuda_on_cpu::async_wait(0);
+    __syncthreads();
+    y[i] = values[63 - i];
+}
+
+extern "C" __global__ void planted_async_copy(const float* x, float* y) { copy_asynchronously<true>(x, y); }
+KERNEL(planted_async_copy)
+
+extern "C" __global__ void planted_missing_wait(const float* x, float* y) { copy_asynchronously<false>(x, y); }
+KERNEL(planted_missing_wait)
 
 // Half of the threads wait at one barrier for all, half at another.
 extern "C" __global__ void planted_deadlock(float* __restrict__ y) {

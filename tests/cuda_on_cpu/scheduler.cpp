@@ -76,6 +76,12 @@ void Queue::append(Queue& other) {
     other = {};
 }
 
+void Queue::prepend(Queue& other) {
+    other.append(*this);
+    *this = other;
+    other = {};
+}
+
 // ---- a block from its first thread to its last --------------------------------------------------------------------
 
 BlockRunner::BlockRunner() { current_block = this; }
@@ -117,6 +123,7 @@ void BlockRunner::start_threads(const Grid& grid, uint64_t ordinal) {
     for (unsigned first = 0, w = 0; first < threads; first += WARP_LANES, w++) {
         const unsigned lanes = std::min(WARP_LANES, threads - first);
         warps[w].live = ~0u >> (WARP_LANES - lanes);
+        warps[w].open = 0;
         for (Meeting& meeting : warps[w].meetings) meeting = {};
     }
     start_order.resize(threads);
@@ -165,10 +172,9 @@ void BlockRunner::thread_main() {
     __builtin_unreachable();
 }
 
-// Who has left is waited for no more, at barriers and in warps, as on a card.
+// Who has left is waited for no more, at barriers and in warps, as on a card. What it copied and never waited for nobody
+// may read: it stays NaN.
 void BlockRunner::leave(Fiber& fiber) {
-    async_commit();
-    async_wait(0);
     live--;
     fiber.warp->live &= ~(1u << fiber.lane);
     if (live && barriers[0].arrived && is_complete(barriers[0], 0)) release(barriers[0]);
@@ -258,32 +264,43 @@ void barrier_arrive(unsigned id, unsigned threads) { runner().arrive_at_barrier(
 
 // ---- warp collectives ---------------------------------------------------------------------------------------------
 
+// The open meeting of this mask, or a free one.
+Meeting& BlockRunner::meeting_of(Warp& warp, uint32_t mask, const char* what) {
+    Meeting* free = nullptr;
+    unsigned others = 0;
+    // Nearly always the first: a warp meets whole.
+    for (Meeting& meeting : warp.meetings) {
+        if (meeting.mask == mask) return meeting;
+        if (meeting.mask & mask) {
+            fail(Error::illegal_instruction, "lane %u comes to %s with mask %08x, others of it to %s with mask %08x",
+                 self().lane, what, mask, meeting.what, meeting.mask);
+        }
+        if (meeting.mask) others++;
+        else if (!free) free = &meeting;
+        if (free && others == warp.open) break;
+    }
+    warp.open++;
+    free->mask = mask;
+    free->what = what;
+    return *free;
+}
+
 void BlockRunner::meet(const char* what, uint32_t mask, const void* in, void* out, Combine combine) {
     Fiber& fiber = self();
     Warp& warp = *fiber.warp;
     if (!(mask >> fiber.lane & 1)) fail(Error::illegal_instruction, "lane %u is not in its mask at %s", fiber.lane, what);
-    // Nearly always the first: a warp meets whole, and a meeting that is over is free again.
-    Meeting* meeting = warp.meetings;
-    while (meeting->mask != mask && meeting->mask != 0) {
-        if (meeting->mask & mask) {
-            fail(Error::illegal_instruction, "lane %u comes to %s with mask %08x, others of it to %s with mask %08x",
-                 fiber.lane, what, mask, meeting->what, meeting->mask);
-        }
-        meeting++;
+    Meeting& meeting = meeting_of(warp, mask, what);
+    if (meeting.what != what) {
+        fail(Error::illegal_instruction, "lane %u comes to %s, others of its warp to %s", fiber.lane, what, meeting.what);
     }
-    if (meeting->arrived && meeting->what != what) {
-        fail(Error::illegal_instruction, "lane %u comes to %s, others of its warp to %s", fiber.lane, what, meeting->what);
-    }
-    meeting->mask = mask;
-    meeting->combine = combine;
-    meeting->what = what;
-    meeting->arrived |= 1u << fiber.lane;
+    meeting.combine = combine;
+    meeting.arrived |= 1u << fiber.lane;
     warp.inputs[fiber.lane] = in;
     warp.outputs[fiber.lane] = out;
-    if (meeting->arrived == (mask & warp.live)) {
-        conclude_if_all_are_here(warp, *meeting);
+    if (meeting.arrived == (mask & warp.live)) {
+        conclude_if_all_are_here(warp, meeting);
     } else {
-        wait_in(meeting->waiting, what);
+        wait_in(meeting.waiting, what);
     }
 }
 
@@ -291,7 +308,9 @@ void BlockRunner::conclude_if_all_are_here(Warp& warp, Meeting& meeting) {
     if (!meeting.arrived || meeting.arrived != (meeting.mask & warp.live)) return;
     meeting.combine(meeting.arrived, warp.inputs, warp.outputs);
     meeting.mask = meeting.arrived = 0;
-    ready.append(meeting.waiting);
+    warp.open--;
+    // The warp goes on before others: its stacks are in the cache, and running ahead it meets what others were to write.
+    ready.prepend(meeting.waiting);
 }
 
 void meet(const char* what, uint32_t mask, const void* in, void* out, Combine combine) {

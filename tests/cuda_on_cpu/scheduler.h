@@ -45,7 +45,9 @@ struct Queue {
 
     void push(Fiber* fiber);
     Fiber* pop();
+    // Moves all of `other` behind, or before, what is here.
     void append(Queue& other);
+    void prepend(Queue& other);
 };
 
 struct Copy {
@@ -77,6 +79,7 @@ struct Warp {
     void* outputs[WARP_LANES];
     // Masks that meet at the same time are disjoint, so there are never more.
     Meeting meetings[WARP_LANES];
+    unsigned open = 0;  // of them, those that somebody waits in
 };
 
 struct Barrier {
@@ -111,6 +114,7 @@ private:
     void start_threads(const Grid& grid, uint64_t ordinal);
     bool is_complete(const Barrier& barrier, unsigned threads) const;
     void release(Barrier& barrier);
+    Meeting& meeting_of(Warp& warp, uint32_t mask, const char* what);
     void conclude_if_all_are_here(Warp& warp, Meeting& meeting);
     void leave(Fiber& fiber);
     void wait_in(Queue& queue, const char* where);

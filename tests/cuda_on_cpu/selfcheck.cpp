@@ -12,58 +12,9 @@
 #include <string>
 #include <vector>
 
-#include "driver_api.h"
+#include "selfcheck.h"
 
 namespace {
-
-constexpr uint32_t IMAGE[4] = {0xba55ed50};
-
-void must(CUresult result, const char* what) {
-    if (result == CUDA_SUCCESS) return;
-    const char* text = "?";
-    cuGetErrorString(result, &text);
-    printf("%s: %s (%d)\n", what, text, result);
-    exit(1);
-}
-#define MUST(call) must(call, #call)
-
-// A card, opened.
-struct Card {
-    CUcontext context;
-    CUmodule module;
-    CUstream stream;
-
-    Card() {
-        MUST(cuInit(0));
-        MUST(cuDevicePrimaryCtxRetain(&context, 0));
-        MUST(cuCtxSetCurrent(context));
-        MUST(cuModuleLoadData(&module, IMAGE));
-        MUST(cuStreamCreate(&stream, 1));
-    }
-
-    CUfunction function(const char* name) {
-        CUfunction function;
-        must(cuModuleGetFunction(&function, module, name), name);
-        return function;
-    }
-};
-
-// Elements on the card.
-template <class T>
-struct Array {
-    CUdeviceptr address;
-    size_t count;
-
-    explicit Array(size_t count) : count(count) { MUST(cuMemAlloc_v2(&address, count * sizeof(T))); }
-    explicit Array(const std::vector<T>& values) : Array(values.size()) {
-        MUST(cuMemcpyHtoD_v2(address, values.data(), count * sizeof(T)));
-    }
-    std::vector<T> read() const {
-        std::vector<T> values(count);
-        MUST(cuMemcpyDtoH_v2(values.data(), address, count * sizeof(T)));
-        return values;
-    }
-};
 
 // Launches and waits; the first error of either.
 template <class... Arguments>
@@ -187,6 +138,26 @@ bool parameters_are_described() {
            cuFuncGetParamInfo(function, 3, &none, &none) == CUDA_ERROR_INVALID_VALUE;
 }
 
+// A fat binary with code for 8.0, and for 9.0a, as nvcc lays it out.
+CUresult load_on(const char* compute_capability) {
+    constexpr uint32_t HEADER_BYTES = 64, ENTRIES_BYTES = 2 * HEADER_BYTES;
+    const uint32_t image[4 + 2 * 16] = {
+        0xba55ed50, 16 << 16 | 1, ENTRIES_BYTES, 0,
+        0x01010002, HEADER_BYTES, 0, 0, 0, 0, 1 << 16 | 8, 80, 0, 0, 0x11, 0, 0, 0, 0, 0,
+        0x01010002, HEADER_BYTES, 0, 0, 0, 0, 1 << 16 | 8, 90, 0, 0, 0x100011, 0, 0, 0, 0, 0,
+    };
+    setenv("CUDA_ON_CPU_COMPUTE", compute_capability, 1);
+    Card card;
+    CUmodule module;
+    return cuModuleLoadData(&module, image);
+}
+
+CUresult load_nonsense() {
+    Card card;
+    CUmodule module;
+    return cuModuleLoadData(&module, "this is no image of a module");
+}
+
 // A graph runs with the arguments that it was captured with, on what memory holds when it is launched.
 bool graphs() {
     Card card;
@@ -263,6 +234,14 @@ bool unwritten_shared_is_nan() {
     return result[0] == 1.0f && std::isnan(result[1]) && std::isnan(result[63]);
 }
 
+// What an asynchronous copy of 0, 1, .. 63 leaves in the first place: 63, or NaN.
+float copied_asynchronously(const char* kernel) {
+    Card card;
+    const Array<float> x(counting(64)), y(64);
+    MUST(launch(card, kernel, 1, 64, 0, x.address, y.address));
+    return y.read()[0];
+}
+
 CUresult read_at(long long index, size_t count = 64) {
     Card card;
     const Array<float> x(count), y(1);
@@ -302,6 +281,15 @@ CUresult host_pointer() {
     return launch(card, "planted_read_at", 1, 1, 0, &on_host, y.address, 0ll);
 }
 
+// Reads the card's memory without asking the driver for a copy.
+int host_reads_the_card(const char* host_access) {
+    setenv("CUDA_ON_CPU_HOST_ACCESS", host_access, 1);
+    Card card;
+    const Array<float> x(counting(4)), y(4);
+    MUST(launch(card, "planted_double", 1, 32, 0, x.address, y.address, 4u));
+    return *reinterpret_cast<const volatile float*>(y.address + 4) == 2.0f ? 0 : 1;
+}
+
 CUresult error_stays() {
     Card card;
     const Array<float> x(64), y(1);
@@ -331,18 +319,14 @@ void report(const char* what, bool right) {
 int in_child(const std::function<int()>& check) {
     fflush(stdout);
     const pid_t child = fork();
-    if (child == 0) _exit(check());
+    if (child == 0) {
+        const int outcome = check();
+        fflush(stdout);
+        _exit(outcome);
+    }
     int status;
     waitpid(child, &status, 0);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-void expect(const char* what, const std::function<bool()>& check) {
-    report(what, in_child([&] { return check() ? 0 : 1; }) == 0);
-}
-
-void expect(const char* what, CUresult error, const std::function<CUresult()>& check) {
-    report(what, in_child([&] { return check() == error ? 0 : 1; }) == 0);
 }
 
 // The first wrong element in this thread order, 255 if none is.
@@ -361,6 +345,14 @@ void what_must_be_right() {
     expect("atomics over blocks", atomics);
     expect("bf16 rounds to nearest even", bf16_rounding);
     expect("parameters have offsets and sizes", parameters_are_described);
+    for (const char* suited : {"80", "86", "89", "90"}) {
+        expect((std::string("a module loads on ") + suited).c_str(), CUDA_SUCCESS, [&] { return load_on(suited); });
+    }
+    for (const char* other : {"75", "100", "120"}) {
+        expect((std::string("a module has nothing for ") + other).c_str(), CUDA_ERROR_NO_BINARY_FOR_GPU,
+               [&] { return load_on(other); });
+    }
+    expect("nonsense is no module", CUDA_ERROR_INVALID_IMAGE, load_nonsense);
     expect("graphs replay what was captured", graphs);
     expect("graphs of two streams", graphs_of_two_streams);
     expect("waiting spoils a capture", waiting_spoils_a_capture);
@@ -369,6 +361,8 @@ void what_must_be_right() {
 void what_must_be_noticed() {
     expect("an unwritten output is NaN", unwritten_is_nan);
     expect("unwritten shared memory is NaN", unwritten_shared_is_nan);
+    expect("an asynchronous copy that is waited for", [] { return copied_asynchronously("planted_async_copy") == 63.0f; });
+    expect("one that is not", [] { return std::isnan(copied_asynchronously("planted_missing_wait")); });
     const CUresult outside = CUDA_ERROR_ILLEGAL_ADDRESS;
     expect("a read within is fine", CUDA_SUCCESS, [] { return read_at(63); });
     expect("a read one past the end", outside, [] { return read_at(64); });
@@ -393,6 +387,8 @@ void what_must_be_noticed() {
     });
     expect("more shared memory than was asked for", CUDA_ERROR_INVALID_VALUE, too_much_shared_memory);
     expect("an error stays", outside, error_stays);
+    report("the host's own access, where it is allowed", in_child([] { return host_reads_the_card("allowed"); }) == 0);
+    report("the host's own access, where it is refused", in_child([] { return host_reads_the_card("refused"); }) == -1);
 }
 
 void orders() {
@@ -409,10 +405,19 @@ void orders() {
 
 }  // namespace
 
+void expect(const char* what, const std::function<bool()>& check) {
+    report(what, in_child([&] { return check() ? 0 : 1; }) == 0);
+}
+
+void expect(const char* what, CUresult error, const std::function<CUresult()>& check) {
+    report(what, in_child([&] { return check() == error ? 0 : 1; }) == 0);
+}
+
 int main() {
     what_must_be_right();
     what_must_be_noticed();
     orders();
+    check_cublaslt();
     printf("%s\n", failed ? "FAILED" : "all right");
     return failed != 0;
 }

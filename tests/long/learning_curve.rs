@@ -17,7 +17,7 @@ use cloister::corpus::{
     DocumentRef, SnapshotSpec, extents, extents::ExtentsSpec, snapshot, split::SplitSpec, tokenizer,
     tokenizer::TokenizerSpec,
 };
-use cloister::device::Device;
+use cloister::device::{Choice, Device};
 use cloister::train::{
     Purpose, Recipe, RunConfig, ScheduleKind,
     checkpoint::{Reading, RunState},
@@ -84,7 +84,15 @@ fn learning_curve() {
             let (tokenizer, shards) =
                 tokenise(&vault, &std::fs::read_to_string(text).expect("the text"), &says);
             let run = Id::from_parts(IdKind::Run, 1, [0; 10]);
-            PretrainSpec { run, config: config(steps), tokenizer, shards, threads, resume: None }
+            PretrainSpec {
+                run,
+                config: config(steps),
+                tokenizer,
+                shards,
+                device: Choice::Cpu,
+                threads,
+                resume: None,
+            }
         }
     };
     if spec.resume.is_none() {

@@ -34,7 +34,7 @@ pub enum Command {
 }
 
 pub fn run(command: Command, session: &Session) -> Result<()> {
-    let device = Device::cpu(session.settings.threads.map(usize::from));
+    let device = session.settings.device.open(session.settings.threads.map(usize::from))?;
     let report = match command {
         Command::Pretrain(args) => pretrain::run(&args, &device)?,
         Command::Prefill(args) => generate::prefill(&args, &device)?,

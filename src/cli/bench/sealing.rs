@@ -1,12 +1,51 @@
-//! `cloister bench sealing`: what reading and writing through the vault costs beside plain files.
+//! `cloister bench sealing`: what reading and writing through the vault costs beside plain files; first what the product
+//! does with sealed bytes in bulk, then the vault alone.
 
-use std::path::PathBuf;
+use std::{
+    cell::RefCell,
+    fs::{self, File},
+    hint::black_box,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use crate::{
-    base::{Result, units::Bytes},
+    base::{
+        Context, Id, IdKind, Monitor, Philox, Result, Silent,
+        fs::sync_parent,
+        units::{Bytes, Count},
+    },
     cli::{progress::Line, session::Session},
-    vault::bench,
+    corpus::{
+        Admitted, DocumentRef, Intake, NewDocument, Refusal, SnapshotSpec, TokenSet,
+        clean::Clean,
+        extents::{self, ExtentsSpec},
+        ingest::{self, IngestSpec},
+        snapshot,
+        split::SplitSpec,
+        tokenizer::{self, TokenizerSpec},
+    },
+    device::Device,
+    model::{
+        Decoder, Options,
+        weights::{self, OpenFile, WeightsFile},
+    },
+    nn::Params,
+    ops::Exec,
+    tensor::DType,
+    train,
+    vault::{
+        Depot, ObjectWriter, Vault,
+        bench::{self, Bench, SealingRow},
+    },
 };
+
+/// Text that is made into tokens, as a share of the bytes asked for: each byte becomes a token of two.
+const TEXT_SHARE: usize = 4;
+/// A contract, a letter, a chapter.
+const DOCUMENT_BYTES: usize = 16 << 10;
+const VOCABULARY: u64 = 8192;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -14,19 +53,204 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = ".")]
     scratch: PathBuf,
     /// How much to read and write each way
-    #[arg(long, value_name = "MIB", default_value_t = 256)]
-    mib: u64,
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    mib: u32,
     /// How often; the median counts
-    #[arg(long, value_name = "N", default_value_t = 7)]
-    rounds: usize,
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
 }
 
 pub fn run(args: &Args, session: &Session) -> Result<()> {
     let line = Line::new();
-    let rows = bench::sealing(&args.scratch, args.mib, args.rounds, &line)?;
+    let rows = measure(args, &line)?;
     drop(line);
     session.screen.rows(&rows, ["sealed / plain", "sealed", "plain", "what"], |row| {
         let rate = |seconds: f64| format!("{}/s", Bytes((row.bytes as f64 / seconds) as u64));
         [format!("{:.2}", row.ratio), rate(row.sealed_s), rate(row.plain_s), row.what.clone()]
     })
+}
+
+fn measure(args: &Args, monitor: &dyn Monitor) -> Result<Vec<SealingRow>> {
+    let bytes = (args.mib as usize) << 20;
+    let bench = Bench::new(&args.scratch, args.rounds as usize, monitor)?;
+    let mut rows = vec![documents_in(&bench)?];
+    rows.extend(tokens_out(&bench, bytes)?);
+    rows.extend(weights_out(&bench, bytes)?);
+    rows.extend(bench::objects(&bench, bytes)?);
+    Ok(rows)
+}
+
+/// The documents that ship in the binary, read by caged processes and kept: sealed, or as plain files.
+fn documents_in(bench: &Bench) -> Result<SealingRow> {
+    let spec = IngestSpec { sample: true, collection: "bench".to_owned(), ..IngestSpec::default() };
+    let ingest = |intake: &dyn Intake| ingest::run(&spec, intake, &Silent);
+    let source_bytes = ingest(&Sealed(bench.vault()))?.source_bytes;
+    bench.tidy()?;
+    bench.measure(
+        "ingest the sample documents",
+        source_bytes,
+        || ingest(&Plain::new(bench.place())).map(drop),
+        || ingest(&Sealed(bench.vault())).map(drop),
+        || bench.tidy(),
+    )
+}
+
+/// Keeps documents as the warden does, without its rows.
+struct Sealed<'a>(&'a Vault);
+
+impl Intake for Sealed<'_> {
+    fn admit(&self, batch: Vec<NewDocument>) -> Result<Vec<Admitted>> {
+        let objects = batch.iter().map(|document| written(self.0, document.text.as_bytes()));
+        self.0.commit_all(objects.collect::<Result<_>>()?)?;
+        Ok(vec![Admitted::New; batch.len()])
+    }
+
+    fn quarantine(&self, _: Vec<Refusal>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Keeps documents as durable plain files.
+struct Plain<'a> {
+    place: &'a Path,
+    files: AtomicU64,
+}
+
+impl<'a> Plain<'a> {
+    fn new(place: &'a Path) -> Self {
+        Self { place, files: AtomicU64::new(0) }
+    }
+}
+
+impl Intake for Plain<'_> {
+    fn admit(&self, batch: Vec<NewDocument>) -> Result<Vec<Admitted>> {
+        for document in &batch {
+            let path = self.place.join(format!("document-{}", self.files.fetch_add(1, Ordering::Relaxed)));
+            let write = || {
+                File::create(&path).and_then(|mut file| {
+                    file.write_all(document.text.as_bytes())?;
+                    file.sync_all()
+                })
+            };
+            write().with_context(|| format!("writing {}", path.display()))?;
+        }
+        sync_parent(&self.place.join("document-0"))?;
+        Ok(vec![Admitted::New; batch.len()])
+    }
+
+    fn quarantine(&self, _: Vec<Refusal>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// All tokens of a dataset into memory: out of sealed extents, each under its document's key; and the same numbers
+/// out of one plain file.
+fn tokens_out(bench: &Bench, bytes: usize) -> Result<[SealingRow; 2]> {
+    let shards = tokenised(bench.vault(), bytes / TEXT_SHARE)?;
+    let set = TokenSet::open(bench.vault(), &shards)?;
+    let mut tokens = Vec::new();
+    let mut packed = Vec::new();
+    for index in 0..set.documents().len() {
+        set.read(index, &mut tokens)?;
+        packed.extend(tokens.iter().flat_map(|&id| (id as u16).to_le_bytes()));
+    }
+    let plain = bench.place().join("tokens");
+    fs::write(&plain, &packed).with_context(|| format!("writing {}", plain.display()))?;
+    let what = format!("load the tokens of {} documents", set.documents().len());
+    let rows = disk_and_cache(
+        bench,
+        &what,
+        packed.len() as u64,
+        || bench::read_plain(&plain),
+        || TokenSet::open(bench.vault(), &shards)?.load(0).map(|all| drop(black_box(all))),
+    )?;
+    bench.tidy()?;
+    Ok(rows)
+}
+
+/// Token shards of documents of random letters, one token a byte: what they say is of no matter here.
+fn tokenised(vault: &Vault, text_bytes: usize) -> Result<Vec<Id>> {
+    let mut rng = Philox::new(2, 0);
+    let mut documents = Vec::new();
+    for _ in 0..text_bytes.div_ceil(DOCUMENT_BYTES) {
+        let mut letter = || if rng.below(6) == 0 { b' ' } else { b'a' + rng.below(26) as u8 };
+        let text: Vec<u8> = (0..DOCUMENT_BYTES).map(|_| letter()).collect();
+        documents.push(written(vault, &text)?);
+    }
+    let documents = vault.commit_all(documents)?.into_iter();
+    let documents = documents.map(|object| DocumentRef { document: object, version: 1, object }).collect();
+    let spec = SnapshotSpec { documents, clean: Clean::default(), split: SplitSpec::default(), threads: 0 };
+    let snapshot = snapshot::run(&spec, vault, &Silent)?.snapshot;
+    // 256 bytes and the special tokens: no merges.
+    let spec = TokenizerSpec { snapshot, vocab_size: Some(264), threads: 0 };
+    let tokenizer = tokenizer::run(&spec, vault, &Silent)?.tokenizer;
+    Ok(extents::run(&ExtentsSpec { snapshot, tokenizer, threads: 0 }, vault, &Silent)?.shards)
+}
+
+fn written(vault: &Vault, bytes: &[u8]) -> Result<ObjectWriter> {
+    let mut object = vault.create(IdKind::Document, bytes.len() as u64)?;
+    object.write_all(bytes).context("writing an object")?;
+    Ok(object)
+}
+
+/// A model's weights into its parameters, out of a sealed object and out of a plain file.
+fn weights_out(bench: &Bench, bytes: usize) -> Result<[SealingRow; 2]> {
+    let parameters = (bytes / DType::Bf16.size_bytes()) as u64;
+    let shape = train::Shape::choose(&train::RunConfig::default(), parameters, VOCABULARY)?;
+    let (config, options) = (shape.config(), Options { dtype: DType::Bf16, recompute: false, positions: 1 });
+    let build = |exec: Exec| -> Result<(Params, Exec)> {
+        let decoder = Decoder::new(&exec, &config, options)?;
+        Ok((decoder.new_params(&exec)?, exec))
+    };
+    let device = Device::cpu(None);
+    let needs = build(Exec::dry(device.clone()))?.1.persistent.peak_bytes();
+    let (mut params, exec) = build(Exec::new(device, 0, needs)?)?;
+    params.init(&exec, 1);
+    let (plain, sealed) = (bench.place().join("weights"), bench.vault());
+    let file = File::create(&plain).with_context(|| format!("writing {}", plain.display()))?;
+    weights::save(&params, &config, &mut BufWriter::new(file))?;
+    let len_bytes = weights::len_bytes(&params, &config)?;
+    let mut object = sealed.create(IdKind::Model, len_bytes)?;
+    weights::save(&params, &config, &mut object)?;
+    let object = sealed.commit(object)?;
+    let params = RefCell::new(params);
+    let rows = disk_and_cache(
+        bench,
+        &format!("load a model of {} parameters", Count(shape.parameters() as f64)),
+        len_bytes,
+        || weights::load(&mut params.borrow_mut(), &[WeightsFile::open(OpenFile::open(&plain)?)?]),
+        || weights::load(&mut params.borrow_mut(), &[WeightsFile::open(sealed.open(object)?)?]),
+    )?;
+    bench.tidy()?;
+    Ok(rows)
+}
+
+/// Reading what lies on the disk, as after a start, and what the system still holds in its page cache.
+fn disk_and_cache(
+    bench: &Bench,
+    what: &str,
+    bytes: u64,
+    plain: impl Fn() -> Result<()>,
+    sealed: impl Fn() -> Result<()>,
+) -> Result<[SealingRow; 2]> {
+    let from_disk =
+        bench.measure(&format!("{what}, from disk"), bytes, &plain, &sealed, || bench.forget())?;
+    let cached = bench.measure(&format!("{what}, cached"), bytes, &plain, &sealed, || Ok(()))?;
+    Ok([from_disk, cached])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn measures_the_road_and_the_vault_and_leaves_nothing() {
+        let scratch = tempfile::tempdir().expect("temporary directory");
+        let args = Args { scratch: scratch.path().to_owned(), mib: 1, rounds: 1 };
+        let rows = measure(&args, &Silent).expect("bench");
+        assert!(rows.iter().all(|row| row.ratio > 0.0 && row.plain_s > 0.0 && row.bytes > 0), "{rows:?}");
+        let first: Vec<&str> = rows.iter().filter_map(|row| row.what.split(' ').next()).collect();
+        assert_eq!(first[..5], ["ingest", "load", "load", "load", "load"], "{rows:?}");
+        assert_eq!(fs::read_dir(scratch.path()).expect("list").count(), 0);
+    }
 }

@@ -81,9 +81,7 @@ impl Cuda {
         let launched = outcome.is_ok();
         self.keep(outcome.map_err(|error| error.context(format!("launching {kernel}_{dtype}"))));
         if launched {
-            let mut state = self.state();
-            state.launched.retain(|&earlier| earlier != kernel);
-            state.launched.push(kernel);
+            self.note(kernel);
         }
     }
 

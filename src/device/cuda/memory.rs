@@ -14,32 +14,52 @@ use crate::{
 const DRIVER_ALIGNMENT_BYTES: usize = 256;
 const _: () = assert!(DRIVER_ALIGNMENT_BYTES.is_multiple_of(ALIGNMENT_BYTES));
 
-/// A region of a card's memory. What is in it at first is nobody's: on the card everything is written before it is read.
-struct Region {
-    cuda: Arc<Cuda>,
-    address: u64,
+/// A block of a card's memory. What is in it at first is nobody's: on the card everything is written before it is read.
+pub(super) struct Block {
+    pub address: u64,
     len_bytes: usize,
 }
 
-impl Region {
-    fn new(cuda: &Arc<Cuda>, len_bytes: usize) -> Result<Self> {
+impl Block {
+    /// In the current context.
+    pub fn new(len_bytes: usize) -> Result<Self> {
         let mut address = 0;
         if len_bytes > 0 {
-            cuda.context.bind()?;
             // SAFETY: a context is current; the address is written on success.
             let outcome = unsafe { sys::cuMemAlloc_v2(&mut address, len_bytes) };
             check(outcome, &format!("taking {} of the card's memory", Bytes(len_bytes as u64)))?;
         }
-        Ok(Self { cuda: cuda.clone(), address, len_bytes })
+        Ok(Self { address, len_bytes })
+    }
+}
+
+impl Drop for Block {
+    /// In the current context.
+    fn drop(&mut self) {
+        if self.len_bytes > 0 {
+            // SAFETY: taken by `new`; the driver waits for what still uses it.
+            unsafe { sys::cuMemFree_v2(self.address) };
+        }
+    }
+}
+
+/// What is behind an arena.
+struct Region {
+    block: Block,
+    cuda: Arc<Cuda>,
+}
+
+impl Region {
+    fn new(cuda: &Arc<Cuda>, len_bytes: usize) -> Result<Self> {
+        cuda.context.bind()?;
+        Ok(Self { block: Block::new(len_bytes)?, cuda: cuda.clone() })
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        if self.len_bytes > 0 && self.cuda.context.bind().is_ok() {
-            // SAFETY: taken by `new`; the driver waits for what still uses it.
-            unsafe { sys::cuMemFree_v2(self.address) };
-        }
+        // The block, which goes next, is given back to the current context.
+        let _ = self.cuda.context.bind();
     }
 }
 
@@ -47,11 +67,11 @@ impl Drop for Region {
 // values, so that it need not be initialised.
 unsafe impl Backing for Region {
     fn address(&self) -> usize {
-        self.address as usize
+        self.block.address as usize
     }
 
     fn len_bytes(&self) -> usize {
-        self.len_bytes
+        self.block.len_bytes
     }
 
     fn place(&self) -> Place {
@@ -59,11 +79,11 @@ unsafe impl Backing for Region {
     }
 
     fn poison(&self, offset_bytes: usize, len_bytes: usize) {
-        assert!(offset_bytes + len_bytes <= self.len_bytes);
+        assert!(offset_bytes + len_bytes <= self.block.len_bytes);
         let cuda = &self.cuda;
         if cuda.standing().is_ok() && len_bytes > 0 {
             cuda.keep(cuda.context.bind().and_then(|()| {
-                let start = self.address + offset_bytes as u64;
+                let start = self.block.address + offset_bytes as u64;
                 // SAFETY: in bounds by the assertion; behind all that was enqueued before it was given back.
                 check(unsafe { sys::cuMemsetD8Async(start, 0xFF, len_bytes, cuda.stream.0) }, "poisoning")
             }));
@@ -81,11 +101,9 @@ impl Cuda {
         Ok((free as u64, total as u64))
     }
 
-    /// Memory for passes and for what stays.
-    ///
     /// # Errors
-    /// `Unavailable` with the sum written out, where the card has less: nothing is then taken.
-    pub fn arenas(self: &Arc<Self>, pass_bytes: usize, persistent_bytes: usize) -> Result<[Arena; 2]> {
+    /// `Unavailable` with the sum written out, where the card has less.
+    pub fn check_fits(&self, pass_bytes: usize, persistent_bytes: usize) -> Result<()> {
         let (free, total) = self.free_bytes()?;
         let needed = (pass_bytes + persistent_bytes) as u64;
         if needed > free {
@@ -103,6 +121,15 @@ impl Cuda {
                  use --device cpu",
             ));
         }
+        Ok(())
+    }
+
+    /// Memory for passes and for what stays.
+    ///
+    /// # Errors
+    /// As [`Cuda::check_fits`]: nothing is then taken.
+    pub fn arenas(self: &Arc<Self>, pass_bytes: usize, persistent_bytes: usize) -> Result<[Arena; 2]> {
+        self.check_fits(pass_bytes, persistent_bytes)?;
         let arena = |len_bytes| Region::new(self, len_bytes).map(|region| Arena::new(Box::new(region)));
         Ok([arena(pass_bytes)?, arena(persistent_bytes)?])
     }

@@ -5,15 +5,19 @@
 #![allow(unsafe_code)] // Calls the driver's C functions.
 
 mod context;
+mod cublaslt;
 mod driver;
+pub mod gemm_own;
 mod info;
 mod kernels;
 mod launch;
 mod memory;
+mod multiply;
 mod staging;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use cublaslt::FOLDER_VARIABLE as LIBRARIES_VARIABLE;
 pub use driver::Driver;
 pub use info::Info;
 pub use kernels::{ARCHITECTURES, are_embedded};
@@ -22,7 +26,9 @@ pub use launch::{Arg, Grid};
 use super::Pool;
 use crate::base::{Error, Result};
 use context::{Context, Stream};
+use cublaslt::{CublasLt, Library};
 use kernels::Kernels;
+use memory::Block;
 use staging::Staging;
 
 /// An open card.
@@ -32,9 +38,16 @@ pub struct Cuda {
     state: Mutex<State>,
     // In the order in which they go: what needs the context before the context.
     staging: Mutex<Staging>,
+    products: Option<Products>,
     kernels: Kernels,
     stream: Stream,
     context: Context,
+}
+
+/// cuBLASLt and the memory that it works in.
+struct Products {
+    lt: Mutex<CublasLt>,
+    workspace: Block,
 }
 
 /// How the card's work has gone.
@@ -57,7 +70,23 @@ impl Cuda {
         let stream = Stream::new()?;
         let kernels = Kernels::load(&info)?;
         let staging = Mutex::new(Staging::new()?);
-        Ok(Arc::new(Self { pool, info, state: Mutex::default(), staging, kernels, stream, context }))
+        let products = match Library::open() {
+            Ok(library) => {
+                let lt = Mutex::new(CublasLt::new(library)?);
+                Some(Products { lt, workspace: Block::new(cublaslt::WORKSPACE_BYTES)? })
+            }
+            Err(error) => {
+                tracing::warn!("matrices are multiplied by kernels of our own, which are slower: {error}");
+                None
+            }
+        };
+        let state = Mutex::default();
+        Ok(Arc::new(Self { pool, info, state, staging, products, kernels, stream, context }))
+    }
+
+    /// Whether cuBLASLt multiplies matrices; else our own kernels do.
+    pub fn has_cublaslt(&self) -> bool {
+        self.products.is_some()
     }
 
     /// The host's threads that serve this card.
@@ -104,6 +133,13 @@ impl Cuda {
                  how the card stands",
             ));
         }
+    }
+
+    /// Remembers what was enqueued.
+    fn note(&self, launched: &'static str) {
+        let mut state = self.state();
+        state.launched.retain(|&earlier| earlier != launched);
+        state.launched.push(launched);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

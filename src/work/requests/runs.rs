@@ -47,6 +47,7 @@ pub(super) fn plan(
             config: pretrain.config.clone(),
             tokenizer,
             shards: shards.clone(),
+            device: warden.device,
             threads: warden.threads,
         };
         let read = shards.into_iter().chain([tokenizer]).collect();
@@ -145,6 +146,7 @@ fn train(
         config: config.clone(),
         tokenizer: prepared.tokenizer,
         shards: prepared.shards.clone(),
+        device: warden.device,
         threads: warden.threads,
         resume,
     };
@@ -214,7 +216,13 @@ fn finish(warden: &Warden, prepared: &Prepared, outcome: &PretrainOutcome) -> Re
 fn evaluate(job: &Job<'_>, prepared: &Prepared, model: Id) -> Result<()> {
     let warden = job.warden;
     let Prepared { snapshot, tokenizer, shards, documents } = prepared;
-    let spec = EvaluateSpec { model, tokenizer: *tokenizer, shards: shards.clone(), threads: warden.threads };
+    let spec = EvaluateSpec {
+        model,
+        tokenizer: *tokenizer,
+        shards: shards.clone(),
+        device: warden.device,
+        threads: warden.threads,
+    };
     let leave = Leave {
         read: shards.iter().copied().chain([*tokenizer, model]).collect(),
         extents: documents.clone(),

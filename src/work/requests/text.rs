@@ -55,6 +55,7 @@ fn answer(
         max_tokens: Some(choice.max_tokens as usize),
         ignore_eos: choice.ignore_eos,
         dtype,
+        device: warden.device,
         threads: warden.threads,
     };
     let leave = Leave { read: [model.id, tokenizer].into(), ..Leave::default() };

@@ -29,10 +29,10 @@ struct Block {
     dim3 grid;    // gridDim
 };
 
-// All fibers of a block share one operating system thread, so these are right whichever fiber asks. Initial-exec: one
-// instruction an access.
-extern thread_local Thread* current_thread __attribute__((tls_model("initial-exec")));
-extern thread_local Block* current_block __attribute__((tls_model("initial-exec")));
+// All fibers of a block share one operating system thread, so these are right whichever fiber asks. Hidden: the compiler
+// then finds them, and shared memory, by one look-up a function.
+extern thread_local Thread* current_thread __attribute__((visibility("hidden")));
+extern thread_local Block* current_block __attribute__((visibility("hidden")));
 
 // Errors of a launch, numbered as the driver does.
 enum class Error : int {

@@ -1,0 +1,335 @@
+//! cuBLASLt, loaded when the program runs: the library, the few of its functions that are used, and plans, which say
+//! for a shape how it is multiplied. `cudarc` gives the types; the library is opened here, because it would panic
+//! where a function is missing and would take whatever lies under a bare name.
+
+use std::{
+    collections::HashMap,
+    ffi::{CStr, CString, c_int, c_void},
+    path::PathBuf,
+    ptr,
+};
+
+use cudarc::cublaslt::sys::{
+    self as lt, cublasComputeType_t, cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t,
+    cublasLtMatmulDescAttributes_t as DescAttribute, cublasLtMatmulHeuristicResult_t,
+    cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t as PreferenceAttribute,
+    cublasLtMatrixLayout_t, cublasStatus_t, cudaDataType_t,
+};
+
+use super::gemm_own::Layout;
+use crate::{
+    base::{Error, Result},
+    tensor::DType,
+};
+
+/// The folder that the library is loaded from; without it, where the system keeps it.
+pub const FOLDER_VARIABLE: &str = "CLOISTER_CUDA_LIBRARIES";
+const LIBRARY: &str = "libcublasLt.so.13";
+/// What NVIDIA recommends from Hopper on.
+pub const WORKSPACE_BYTES: usize = 32 << 20;
+/// Schemes of splitting a sum over blocks in which the parts are added in a fixed order: none, in f32, in the output's
+/// type; not in place.
+const REDUCTIONS_IN_ORDER: u32 = 2 | 4;
+
+macro_rules! functions {
+    ($($name:ident: fn($($arg:ty),*);)*) => {
+        #[allow(non_snake_case)]
+        struct Functions { $($name: unsafe extern "C" fn($($arg),*) -> cublasStatus_t,)* }
+
+        impl Functions {
+            /// # Errors
+            /// The name of the first function that the library lacks.
+            fn of(library: *mut c_void) -> Result<Self, &'static str> {
+                Ok(Self { $($name: {
+                    const NAME: &str = concat!(stringify!($name), "\0");
+                    // SAFETY: an open library, a name that ends in zero.
+                    let found = unsafe { libc::dlsym(library, NAME.as_ptr().cast()) };
+                    if found.is_null() {
+                        return Err(stringify!($name));
+                    }
+                    // SAFETY: cublasLt.h declares it so.
+                    unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($arg),*) -> cublasStatus_t>(found) }
+                },)* })
+            }
+        }
+    };
+}
+
+functions! {
+    cublasLtCreate: fn(*mut cublasLtHandle_t);
+    cublasLtDestroy: fn(cublasLtHandle_t);
+    cublasLtMatmulDescCreate: fn(*mut cublasLtMatmulDesc_t, cublasComputeType_t, cudaDataType_t);
+    cublasLtMatmulDescDestroy: fn(cublasLtMatmulDesc_t);
+    cublasLtMatmulDescSetAttribute: fn(cublasLtMatmulDesc_t, DescAttribute, *const c_void, usize);
+    cublasLtMatrixLayoutCreate: fn(*mut cublasLtMatrixLayout_t, cudaDataType_t, u64, u64, i64);
+    cublasLtMatrixLayoutDestroy: fn(cublasLtMatrixLayout_t);
+    cublasLtMatmulPreferenceCreate: fn(*mut cublasLtMatmulPreference_t);
+    cublasLtMatmulPreferenceDestroy: fn(cublasLtMatmulPreference_t);
+    cublasLtMatmulPreferenceSetAttribute: fn(cublasLtMatmulPreference_t, PreferenceAttribute, *const c_void, usize);
+    cublasLtMatmulAlgoGetHeuristic: fn(
+        cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+        cublasLtMatrixLayout_t, cublasLtMatmulPreference_t, c_int, *mut cublasLtMatmulHeuristicResult_t, *mut c_int
+    );
+    cublasLtMatmul: fn(
+        cublasLtHandle_t, cublasLtMatmulDesc_t, *const c_void, *const c_void, cublasLtMatrixLayout_t, *const c_void,
+        cublasLtMatrixLayout_t, *const c_void, *const c_void, cublasLtMatrixLayout_t, *mut c_void, cublasLtMatrixLayout_t,
+        *const cublasLtMatmulAlgo_t, *mut c_void, usize, lt::cudaStream_t
+    );
+}
+
+/// The library, open for as long as the program runs.
+pub struct Library(Functions);
+
+impl Library {
+    /// # Errors
+    /// Where it is not found, or is not the one that is needed.
+    pub fn open() -> Result<Self> {
+        let path = match std::env::var_os(FOLDER_VARIABLE) {
+            Some(folder) => PathBuf::from(folder).join(LIBRARY),
+            None => PathBuf::from(LIBRARY),
+        };
+        let unavailable = |what: String| {
+            Error::unavailable(what).remedy(format!(
+                "put cuBLASLt of CUDA 13 ({LIBRARY}) where the system finds libraries, or name its folder in \
+                 {FOLDER_VARIABLE}"
+            ))
+        };
+        let c_path = CString::new(path.as_os_str().as_encoded_bytes())
+            .map_err(|_| unavailable("a zero byte in a folder's name".into()))?;
+        // SAFETY: the path ends in zero. The library stays open: its functions are kept.
+        let library = unsafe { libc::dlopen(c_path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+        if library.is_null() {
+            // SAFETY: after a failure the loader gives a string that ends in zero, or none.
+            let said = unsafe {
+                let said = libc::dlerror();
+                if said.is_null() { c"".into() } else { CStr::from_ptr(said).to_owned() }
+            };
+            return Err(unavailable(format!("cuBLASLt not found ({})", said.to_string_lossy())));
+        }
+        let lacks = |symbol| unavailable(format!("cuBLASLt found, but it has no {symbol}"));
+        Functions::of(library).map(Self).map_err(lacks)
+    }
+}
+
+/// What a product is but for its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Shape {
+    pub layout: Layout,
+    /// C is `[M,N]`, the sum runs over K.
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    /// Of A and B, and of C.
+    pub dtypes: [DType; 2],
+    /// Bytes that A, B and C begin at multiples of.
+    pub alignments: [u32; 3],
+}
+
+/// Descriptions of a product and the way of doing it that the library chose.
+struct Plan {
+    product: cublasLtMatmulDesc_t,
+    /// In the library's terms, of its first and second operand and of its result.
+    layouts: [cublasLtMatrixLayout_t; 3],
+    algorithm: cublasLtMatmulAlgo_t,
+}
+
+/// The library's state for one card, with every plan that was made.
+pub struct CublasLt {
+    library: Library,
+    handle: cublasLtHandle_t,
+    plans: HashMap<Shape, Plan>,
+}
+
+// SAFETY: the library lets any thread use a handle; access is through `&mut self`.
+unsafe impl Send for CublasLt {}
+
+impl CublasLt {
+    /// For the current context.
+    pub fn new(library: Library) -> Result<Self> {
+        let mut handle = ptr::null_mut();
+        // SAFETY: a context is current; the handle is written on success.
+        check(unsafe { (library.0.cublasLtCreate)(&mut handle) }, "starting cuBLASLt")?;
+        Ok(Self { library, handle, plans: HashMap::new() })
+    }
+
+    /// Enqueues C = A B, or C += A B.
+    ///
+    /// # Safety
+    /// The addresses begin matrices of the card as `shape` says, the workspace [`WORKSPACE_BYTES`].
+    pub unsafe fn multiply(
+        &mut self,
+        shape: Shape,
+        [a, b, c]: [u64; 3],
+        add: bool,
+        workspace: u64,
+        stream: lt::cudaStream_t,
+    ) -> Result<()> {
+        if !self.plans.contains_key(&shape) {
+            let plan = self.plan(shape)?;
+            self.plans.insert(shape, plan);
+        }
+        let plan = &self.plans[&shape];
+        let (alpha, beta) = (1f32, if add { 1f32 } else { 0f32 });
+        let [first, second, result] = plan.layouts;
+        // SAFETY: the plan was made for these shapes, the addresses are as this function's caller promises. What is
+        // row-major here is the transpose there: C^T = B^T A^T, so B comes first.
+        let outcome = unsafe {
+            (self.library.0.cublasLtMatmul)(
+                self.handle,
+                plan.product,
+                ptr::from_ref(&alpha).cast(),
+                b as *const c_void,
+                first,
+                a as *const c_void,
+                second,
+                ptr::from_ref(&beta).cast(),
+                c as *const c_void,
+                result,
+                c as *mut c_void,
+                result,
+                &plan.algorithm,
+                workspace as *mut c_void,
+                WORKSPACE_BYTES,
+                stream,
+            )
+        };
+        check(outcome, "multiplying with cuBLASLt")
+    }
+
+    fn plan(&self, shape: Shape) -> Result<Plan> {
+        let calls = &self.library.0;
+        let Shape { layout, m, n, k, dtypes: [operand, out], alignments } = shape;
+        // CUBLAS_OP_T and CUBLAS_OP_N.
+        let (yes, no) = (1i32, 0i32);
+        // Rows and columns as they lie there, and whether they are turned: of B, of A, of C.
+        let (b, turn_b) = if layout == Layout::Nt { ([k, n], yes) } else { ([n, k], no) };
+        let (a, turn_a) = if layout == Layout::Tn { ([m, k], yes) } else { ([k, m], no) };
+        let mut plan = Plan {
+            product: ptr::null_mut(),
+            layouts: [ptr::null_mut(); 3],
+            algorithm: cublasLtMatmulAlgo_t { data: [0; 8] },
+        };
+        let doing = "describing a product to cuBLASLt";
+        // SAFETY: each object is written where it is made.
+        unsafe {
+            check(
+                (calls.cublasLtMatmulDescCreate)(
+                    &mut plan.product,
+                    cublasComputeType_t::CUBLAS_COMPUTE_32F,
+                    cudaDataType_t::CUDA_R_32F,
+                ),
+                doing,
+            )?;
+        }
+        let product = plan.product;
+        for (attribute, value) in [
+            (DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, turn_b),
+            (DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, turn_a),
+        ] {
+            let value = ptr::from_ref(&value).cast();
+            // SAFETY: the description was made; an operation of four bytes is what these attributes hold.
+            check(unsafe { (calls.cublasLtMatmulDescSetAttribute)(product, attribute, value, 4) }, doing)?;
+        }
+        for (place, ([rows, columns], dtype)) in
+            [(b, operand), (a, operand), ([n, m], out)].into_iter().enumerate()
+        {
+            let (into, leading) = (&mut plan.layouts[place], rows as i64);
+            // SAFETY: as above.
+            let made = unsafe {
+                (calls.cublasLtMatrixLayoutCreate)(
+                    into,
+                    data_type(dtype),
+                    rows as u64,
+                    columns as u64,
+                    leading,
+                )
+            };
+            check(made, doing)?;
+        }
+        plan.algorithm = self.choose(&plan, alignments, shape)?;
+        Ok(plan)
+    }
+
+    /// The first of the library's choices that sums in a fixed order.
+    fn choose(&self, plan: &Plan, [a, b, c]: [u32; 3], shape: Shape) -> Result<cublasLtMatmulAlgo_t> {
+        let calls = &self.library.0;
+        let doing = "choosing how cuBLASLt multiplies";
+        let mut preference = ptr::null_mut();
+        // SAFETY: written on success.
+        check(unsafe { (calls.cublasLtMatmulPreferenceCreate)(&mut preference) }, doing)?;
+        let numbers = [
+            (PreferenceAttribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, REDUCTIONS_IN_ORDER),
+            (PreferenceAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b),
+            (PreferenceAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a),
+            (PreferenceAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c),
+            (PreferenceAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, c),
+        ];
+        let bytes = WORKSPACE_BYTES as u64;
+        let workspace = PreferenceAttribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+        // SAFETY: plain numbers for the library, written by it on success.
+        let mut result: cublasLtMatmulHeuristicResult_t = unsafe { std::mem::zeroed() };
+        let mut found = 0;
+        let [first, second, out] = plan.layouts;
+        // SAFETY: the preference was made; each attribute gets a number of its size; the rest was made before.
+        let outcome = unsafe {
+            let set = calls.cublasLtMatmulPreferenceSetAttribute;
+            let mut outcome = set(preference, workspace, ptr::from_ref(&bytes).cast(), size_of::<u64>());
+            for (attribute, number) in numbers {
+                let set = set(preference, attribute, ptr::from_ref(&number).cast(), size_of::<u32>());
+                outcome = if outcome == cublasStatus_t::CUBLAS_STATUS_SUCCESS { set } else { outcome };
+            }
+            if outcome == cublasStatus_t::CUBLAS_STATUS_SUCCESS {
+                outcome = (calls.cublasLtMatmulAlgoGetHeuristic)(
+                    self.handle,
+                    plan.product,
+                    first,
+                    second,
+                    out,
+                    out,
+                    preference,
+                    1,
+                    &mut result,
+                    &mut found,
+                );
+            }
+            (calls.cublasLtMatmulPreferenceDestroy)(preference);
+            outcome
+        };
+        check(outcome, doing)?;
+        if found < 1 {
+            return Err(Error::failed(format!("cuBLASLt has no way to multiply {shape:?}")));
+        }
+        Ok(result.algo)
+    }
+}
+
+impl Drop for CublasLt {
+    fn drop(&mut self) {
+        let calls = &self.library.0;
+        for plan in self.plans.values() {
+            // SAFETY: made by `plan`, and used by nobody any more.
+            unsafe {
+                (calls.cublasLtMatmulDescDestroy)(plan.product);
+                for layout in plan.layouts {
+                    (calls.cublasLtMatrixLayoutDestroy)(layout);
+                }
+            }
+        }
+        // SAFETY: as above.
+        unsafe { (calls.cublasLtDestroy)(self.handle) };
+    }
+}
+
+fn data_type(dtype: DType) -> cudaDataType_t {
+    match dtype {
+        DType::Bf16 => cudaDataType_t::CUDA_R_16BF,
+        _ => cudaDataType_t::CUDA_R_32F,
+    }
+}
+
+fn check(outcome: cublasStatus_t, doing: &str) -> Result<()> {
+    match outcome {
+        cublasStatus_t::CUBLAS_STATUS_SUCCESS => Ok(()),
+        other => Err(Error::failed(format!("{doing}: it answers {other:?}"))),
+    }
+}

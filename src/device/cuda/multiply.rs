@@ -1,0 +1,41 @@
+//! Matrix products on a card: by cuBLASLt where it is, else by our own kernels.
+
+use std::sync::PoisonError;
+
+use super::{
+    Cuda,
+    cublaslt::Shape,
+    gemm_own::{self, Layout},
+};
+use crate::tensor::{DType, Tensor, TensorMut};
+
+/// Alignments beyond this make no difference to cuBLASLt.
+const ALIGNMENT_BYTES_MAX: u32 = 256;
+
+impl Cuda {
+    /// C = A B, or C += A B. A and B are f32 or both bf16; C is as they are, or f32. Sums are kept in f32; no TF32.
+    pub fn multiply(&self, layout: Layout, a: Tensor, b: Tensor, c: &TensorMut, add: bool) {
+        let (m, n) = (c.rows(), c.row_count());
+        let k = if layout == Layout::Tn { a.rows() } else { a.row_count() };
+        let Some(products) = &self.products else {
+            return gemm_own::multiply(self, layout, a, b, c, add);
+        };
+        assert!(a.dtype() == b.dtype() && (c.dtype() == a.dtype() || c.dtype() == DType::F32));
+        assert_eq!([a.count(), b.count()], [m * k, n * k], "A and B");
+        if m == 0 || n == 0 || self.standing().is_err() {
+            return;
+        }
+        let addresses = [a, b, c.as_ref()].map(|x| x.address() as u64);
+        let alignments =
+            addresses.map(|address| 1 << address.trailing_zeros().min(ALIGNMENT_BYTES_MAX.ilog2()));
+        let shape = Shape { layout, m, n, k, dtypes: [a.dtype(), c.dtype()], alignments };
+        let mut lt = products.lt.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = self.context.bind().and_then(|()| {
+            // SAFETY: the tensors are of these shapes by the assertions; the workspace is of its size.
+            unsafe { lt.multiply(shape, addresses, add, products.workspace.address, self.stream.0.cast()) }
+        });
+        drop(lt);
+        self.keep(outcome);
+        self.note("cublasLtMatmul");
+    }
+}
