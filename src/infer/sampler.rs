@@ -393,7 +393,7 @@ mod tests {
     /// The operation that chooses where the logits lie has this sampler's semantics.
     #[test]
     fn the_operation_chooses_the_same_tokens() {
-        let exec = Exec::host(Device::cpu(Some(2)), 16 << 20, 0).expect("memory");
+        let exec = Exec::new(Device::cpu(Some(2)), 16 << 20, 0).expect("memory");
         let (rows, vocabulary) = (8, 700);
         let settings = |row: usize| Sampling {
             temperature: [1.0, 0.0, 0.7, 3.0][row % 4],
