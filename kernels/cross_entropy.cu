@@ -1,6 +1,6 @@
 // Softmax of the logits, the loss and its gradient: src/ops/cross_entropy.rs. A block takes a row: it reads the row once for
 // its largest logit and its sum together, and once more, out of the second-level cache, to write the gradient.
-#include <common.cuh>
+#include <softmax.cuh>
 
 // Calls run(Width<4> or Width<1>, element) for the block's whole row, which begins at element `start` of its matrix. A
 // vocabulary need not be a multiple of four, and then the first pack of a row lies after up to three single elements.
@@ -11,34 +11,6 @@ static __device__ __forceinline__ void for_row(size_t start, unsigned v, Run run
     for (unsigned pack = threadIdx.x; pack < packs; pack += blockDim.x) run(Width<4>(), head + pack * 4);
     for (unsigned i = threadIdx.x; i < v - packs * 4; i += blockDim.x) run(Width<1>(), i < head ? i : packs * 4 + i);
 }
-
-// The largest logit of some, and the sum of exp(logit - largest) over them.
-struct Softmax {
-    float largest = -INFINITY, sum = 0.0f;
-
-    template <unsigned P>
-    __device__ __forceinline__ void take(const Pack<float, P>& logits) {
-        float highest = largest;
-#pragma unroll
-        for (unsigned i = 0; i < P; i++) highest = fmaxf(highest, logits.element[i]);
-        if (highest > largest) {
-            sum *= expf(largest - highest);
-            largest = highest;
-        }
-        // Where nothing but -inf was seen, there is no difference to take.
-        const float base = largest == -INFINITY ? 0.0f : largest;
-#pragma unroll
-        for (unsigned i = 0; i < P; i++) sum += expf(logits.element[i] - base);
-    }
-
-    // Of all threads' logits together, in every thread.
-    __device__ __forceinline__ Softmax of_block() const {
-        Softmax all;
-        all.largest = block_reduce<Max>(largest);
-        all.sum = block_reduce<Sum>(sum * (largest == -INFINITY ? 0.0f : expf(largest - all.largest)));
-        return all;
-    }
-};
 
 // Row blockIdx.x. loss = -ln softmax(logits)[target]; gradient = scale * (softmax(logits) - one at the target), where it
 // is wanted. A target of all ones is ignored. Shapes: logits, gradient [N,V], both may be the same or gradient null;

@@ -270,6 +270,11 @@ fn log_sum_exp(logits: &[f32]) -> Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        device::Device,
+        ops::{Exec, sample},
+        tensor::DType,
+    };
 
     const LOGITS: [f32; 6] = [1.0, 3.0, -2.0, 2.5, 0.0, 2.9];
 
@@ -383,5 +388,69 @@ mod tests {
         nucleus.sort_unstable();
         sampler.keep_top_p();
         assert_eq!(sampler.candidates.iter().map(|c| c.token).collect::<Vec<_>>(), nucleus);
+    }
+
+    /// The operation that chooses where the logits lie has this sampler's semantics.
+    #[test]
+    fn the_operation_chooses_the_same_tokens() {
+        let exec = Exec::new(Device::cpu(Some(2)), 16 << 20, 0).expect("memory");
+        let (rows, vocabulary) = (8, 700);
+        let settings = |row: usize| Sampling {
+            temperature: [1.0, 0.0, 0.7, 3.0][row % 4],
+            top_k: [0, 40, 1, 100_000, 5][row % 5],
+            top_p: [1.0, 0.9, 0.5][row % 3],
+            min_p: [0.0, 0.05][row % 2],
+            repetition_penalty: [1.0, 1.3][row / 4],
+            presence_penalty: [0.0, 0.4][row / 4],
+            frequency_penalty: [0.0, 0.2][row / 4],
+            seed: Some(row as u64 + (7 << 40)),
+        };
+        let prompt: Vec<u32> = (0..50).map(|token| token * 3).collect();
+        let mut samplers: Vec<Sampler> =
+            (0..rows).map(|row| Sampler::new(settings(row), 0, &prompt, vocabulary)).collect();
+        let mut seen = vec![0u32; rows * vocabulary];
+        for history in seen.chunks_mut(vocabulary) {
+            prompt.iter().for_each(|&token| history[token as usize] = sample::IN_PROMPT);
+        }
+        let mut histories = exec.upload([rows, vocabulary], &seen).expect("memory");
+        let mut rng = Philox::new(3, 0);
+        for place in 0..60 {
+            let logits: Vec<f32> =
+                (0..rows * vocabulary).map(|_| (rng.normal() * 6.0).round() / 2.0).collect();
+            let (floats, words): (Vec<_>, Vec<_>) = (0..rows)
+                .map(|row| {
+                    let Sampling { temperature, top_k, top_p, min_p, seed, .. } = settings(row);
+                    let settings = sample::Settings {
+                        repetition: settings(row).repetition_penalty,
+                        presence: settings(row).presence_penalty,
+                        frequency: settings(row).frequency_penalty,
+                        temperature,
+                        top_k,
+                        top_p,
+                        min_p,
+                        seed: seed.expect("set above"),
+                        place,
+                        history: samplers[row].sampling.penalises().then_some(row as u32),
+                    };
+                    settings.to_tables()
+                })
+                .unzip();
+            let floats = exec.upload([rows, sample::FLOATS], &floats.concat()).expect("memory");
+            let words = exec.upload([rows, sample::WORDS], &words.concat()).expect("memory");
+            let on_device = exec.upload([rows, vocabulary], &logits).expect("memory");
+            let mut ids = exec.take([rows], DType::U32).expect("memory");
+            let mut logprobs = exec.take([rows], DType::F32).expect("memory");
+            let tables = (floats.view(), words.view());
+            let (ids_view, logprobs_view) = (ids.view_mut(), logprobs.view_mut());
+            let histories = Some(histories.view_mut());
+            sample::choose(&exec, on_device.view(), tables, histories, ids_view, logprobs_view);
+            let ids = exec.read::<u32>(&ids).expect("it ran");
+            let logprobs = exec.read::<f32>(&logprobs).expect("it ran");
+            for (row, sampler) in samplers.iter_mut().enumerate() {
+                let mut logits = logits[row * vocabulary..][..vocabulary].to_vec();
+                let choice = sampler.choose(&mut logits, place).expect("finite");
+                assert_eq!((ids[row], logprobs[row]), (choice.token, choice.logprob), "row {row} at {place}");
+            }
+        }
     }
 }

@@ -24,6 +24,7 @@ pub mod paged_kv;
 pub mod reduce;
 pub mod rmsnorm;
 pub mod rope;
+pub mod sample;
 pub mod swiglu;
 
 mod card;

@@ -160,10 +160,10 @@ fn layernorm_backward() {
 }
 
 #[test]
-fn gelu_is_pytorchs_and_its_backward() {
+fn gelu_has_its_known_values_and_its_backward() {
     let exec = exec();
     let x = exec.upload([5], &[-3.0, -0.5, 0.0, 1.0, 2.0f64]).expect("memory");
-    // torch.nn.functional.gelu in f64: of x = 1 by hand, Phi(1) = 0.8413447460685429.
+    // Of x = 1 the first is Phi(1) as tables have it, the second what the formula gives in f64.
     for (formula, at_one) in [(Formula::Exact, 0.841_344_746_068_542_9), (Formula::Tanh, 0.841_191_990_608_3)]
     {
         let mut y = empty(&exec, [5]);
