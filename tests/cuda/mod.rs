@@ -3,6 +3,7 @@
 
 mod emulator;
 mod failures;
+mod product;
 mod reference;
 
 use std::process::Command;

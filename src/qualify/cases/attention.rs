@@ -3,7 +3,7 @@
 use super::{Case, Lab, Outputs, Sizes};
 use crate::{
     base::Result,
-    ops::attention::{self, Heads, Pages},
+    ops::attention::{self, Heads, Mask, Pages, Scope},
     tensor::Buf,
 };
 
@@ -35,22 +35,37 @@ fn bounds(lab: &Lab, lengths: &[usize]) -> Result<Buf> {
     lab.exec.upload([bounds.len()], &bounds)
 }
 
+/// What models attend by.
+const MASKS: [(&str, Mask); 3] =
+    [("causal", Mask::CAUSAL), ("full", Mask::FULL), ("window", Mask { causal: true, window: Some(20) })];
+
 fn forward(lab: &mut Lab, [h, k, d, first, second]: Sizes) -> Result<Outputs> {
     let (heads, n) = (Heads { query: h, key_value: k, dim: d }, first + second);
     let (qkv, bounds) = (lab.normal([n, heads.row_count()], 1.0)?, bounds(lab, &[first, 0, second])?);
-    let (mut o, mut lse) = (lab.output([n, h * d])?, lab.output_accumulator([n, h])?);
-    attention::forward(&lab.exec, qkv.view(), heads, bounds.view(), None, o.view_mut(), lse.view_mut());
-    lab.outputs([("o", &o), ("lse", &lse)])
+    let mut all = Vec::new();
+    for (name, mask) in MASKS {
+        let (mut o, mut lse) = (lab.output([n, h * d])?, lab.output_accumulator([n, h])?);
+        let scope = Scope { bounds: bounds.view(), mask, pages: None };
+        attention::forward(&lab.exec, qkv.view(), heads, scope, o.view_mut(), lse.view_mut())?;
+        all.extend(lab.outputs([(name, &o), (name, &lse)])?.0);
+    }
+    Ok(Outputs(all))
 }
 
 fn backward(lab: &mut Lab, [h, k, d, first, second]: Sizes) -> Result<Outputs> {
     let (heads, n) = (Heads { query: h, key_value: k, dim: d }, first + second);
-    let (mut qkv, bounds) = (lab.normal([n, heads.row_count()], 1.0)?, bounds(lab, &[first, 0, second])?);
-    let dout = lab.normal([n, h * d], 1.0)?;
-    let (mut o, mut lse) = (lab.output([n, h * d])?, lab.output_accumulator([n, h])?);
-    attention::forward(&lab.exec, qkv.view(), heads, bounds.view(), None, o.view_mut(), lse.view_mut());
-    attention::backward(&lab.exec, dout.view(), o.view(), lse.view(), qkv.view_mut(), heads, bounds.view())?;
-    lab.outputs([("dqkv", &qkv)])
+    let (dout, bounds) = (lab.normal([n, h * d], 1.0)?, bounds(lab, &[first, 0, second])?);
+    let mut all = Vec::new();
+    for (name, mask) in MASKS {
+        let mut qkv = lab.normal([n, heads.row_count()], 1.0)?;
+        let (mut o, mut lse) = (lab.output([n, h * d])?, lab.output_accumulator([n, h])?);
+        let scope = Scope { bounds: bounds.view(), mask, pages: None };
+        attention::forward(&lab.exec, qkv.view(), heads, scope, o.view_mut(), lse.view_mut())?;
+        let (o, lse) = (o.view(), lse.view());
+        attention::backward(&lab.exec, dout.view(), o, lse, qkv.view_mut(), heads, scope)?;
+        all.extend(lab.outputs([(name, &qkv)])?.0);
+    }
+    Ok(Outputs(all))
 }
 
 fn paged(lab: &mut Lab, [h, k, d, past, new]: Sizes) -> Result<Outputs> {
@@ -77,7 +92,7 @@ fn paged(lab: &mut Lab, [h, k, d, past, new]: Sizes) -> Result<Outputs> {
         contexts: contexts.view(),
         page_len: PAGE_LEN,
     };
-    let (o_view, lse_view) = (o.view_mut(), lse.view_mut());
-    attention::forward(&lab.exec, qkv.view(), heads, bounds.view(), Some(pages), o_view, lse_view);
+    let scope = Scope { bounds: bounds.view(), mask: Mask::CAUSAL, pages: Some(pages) };
+    attention::forward(&lab.exec, qkv.view(), heads, scope, o.view_mut(), lse.view_mut())?;
     lab.outputs([("o", &o), ("lse", &lse)])
 }
