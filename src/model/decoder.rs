@@ -10,7 +10,10 @@ use crate::{
         Attention, AttentionSaved, Batch, Block, Contributions, Ctx, Embedding, Grads, Head, Init, Linear,
         Mlp, MlpSaved, Norm, NormSaved, PagedKv, ParamTable, Params, Recompute, Residual, Rope, Stack,
     },
-    ops::{Exec, attention::Mask},
+    ops::{
+        Exec,
+        attention::{self, Mask},
+    },
     tensor::{Buf, DType},
 };
 
@@ -52,6 +55,7 @@ impl Decoder {
         config.validate()?;
         let mut table = ParamTable::default();
         let heads = config.heads();
+        attention::check(&exec.device, heads)?;
         let rope = Rope::new(exec, options.positions, heads.dim, config.rope_theta, options.dtype)?;
         let embedding =
             Embedding { w: table.add("model.embed_tokens.weight", config.embedding(), config.init()) };

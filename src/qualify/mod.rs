@@ -6,6 +6,8 @@
 mod cases;
 mod lab;
 
+use std::time::Instant;
+
 use serde::Serialize;
 
 use crate::{
@@ -57,6 +59,7 @@ pub fn run(device: &Device, monitor: &dyn Monitor) -> Result<Vec<Finding>> {
     let cases = cases::all();
     let mut findings = Vec::new();
     let total = cases.len() * DTYPES.len();
+    let began = Instant::now();
     for (case, dtype) in cases.iter().flat_map(|case| DTYPES.map(|dtype| (case, dtype))) {
         if monitor.stop_requested() {
             return Err(Error::interrupted("the self-test was stopped"));
@@ -67,6 +70,7 @@ pub fn run(device: &Device, monitor: &dyn Monitor) -> Result<Vec<Finding>> {
             done: findings.len() as u64,
             total: total as u64,
             unit: "operation".into(),
+            elapsed_s: began.elapsed().as_secs_f64(),
             ..Progress::default()
         });
     }

@@ -3,7 +3,6 @@
 
 mod emulator;
 mod failures;
-mod product;
 mod reference;
 
 use std::process::Command;

@@ -1,27 +1,98 @@
-//! The golden tests on the emulator: the same bodies as on the processor, against the same numbers of PyTorch's.
+//! Whole passes of the unmodified product on the emulator, beside the same on the processor.
 
-use std::process::Command;
+use serde_json::Value;
 
 use super::emulator::Emulator;
+use crate::harness::{Ran, Site, finish, spawn};
 
-/// Runs them in this program once more, with what `more` sets.
+/// Four steps of a small model, ragged in all that may be.
+const PRETRAIN: &[&str] = &[
+    "bench",
+    "pretrain",
+    "--json",
+    "--dim",
+    "80",
+    "--layers",
+    "2",
+    "--heads",
+    "2",
+    "--kv-heads",
+    "1",
+    "--ffn",
+    "93",
+    "--vocab",
+    "301",
+    "--ctx",
+    "37",
+    "--batch",
+    "2",
+    "--steps",
+    "2",
+];
+
+/// None where the build has no kernels: there is then nothing to run.
 #[track_caller]
-fn golden_tests(more: &[(&str, &str)]) {
-    let mut tests = Command::new(std::env::current_exe().expect("this program"));
-    tests.args(["golden::", "--test-threads=1"]).env("CLOISTER_TEST_DEVICE", "cuda:0");
-    let tests = Emulator::built().lend_to(&mut tests).envs(more.iter().copied());
-    let output = tests.output().expect("the tests run");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("ten_steps_of_adamw_lose_what_they_lose_in_pytorch ... ok"), "{said}");
+fn run(arguments: &[&str], device: &str, wishes: &[(&str, &str)]) -> Option<Ran> {
+    let site = Site::empty();
+    let mut command = site.command(&[arguments, &["--device", device]].concat());
+    Emulator::built().lend_to(&mut command).envs(wishes.iter().copied());
+    let ran = finish(spawn(command));
+    assert!(!ran.stderr.contains("panicked"), "{}", ran.all());
+    if ran.stderr.contains("no CUDA kernels") {
+        eprintln!(
+            "skipped: this build has no CUDA kernels; packaging/cuda-toolchain fetches what compiles them"
+        );
+        return None;
+    }
+    Some(ran)
+}
+
+#[track_caller]
+fn loss(dtype: &str, device: &str, wishes: &[(&str, &str)]) -> Option<f64> {
+    let ran = run(&[PRETRAIN, &["--dtype", dtype]].concat(), device, wishes)?;
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{}", ran.all()));
+    report["loss"].as_f64()
+}
+
+/// With cuBLASLt and without, in any order of threads.
+#[test]
+fn steps_on_the_card_lose_what_they_lose_on_the_processor() {
+    for (dtype, tolerance) in [("f32", 1e-6), ("bf16", 1e-3)] {
+        let expected = loss(dtype, "cpu", &[]).expect("a loss");
+        for wishes in [[("CUDA_ON_CPU_ORDER", "reverse")], [("CLOISTER_CUDA_LIBRARIES", "/nonexistent")]] {
+            let Some(found) = loss(dtype, "cuda:0", &wishes) else { return };
+            assert!((found / expected - 1.0).abs() < tolerance, "{dtype} {wishes:?}: {found} for {expected}");
+        }
+    }
 }
 
 #[test]
-fn numbers_of_pytorch_with_cublaslt() {
-    golden_tests(&[]);
+fn what_a_card_cannot_do_is_said_in_one_line() {
+    let narrow = ["bench", "decode", "--dim", "24", "--heads", "4", "--ctx", "96", "--tokens", "4"];
+    let wide = ["bench", "decode", "--vocab", "60000", "--ctx", "96", "--tokens", "4", "--times", "1"];
+    let cases: [(&[&str], &str, &[(&str, &str)], &str); 5] = [
+        (&narrow, "cuda:0", &[], "6 wide"),
+        (PRETRAIN, "cuda:7", &[], "no card 7"),
+        (PRETRAIN, "cuda:0", &[("CUDA_ON_CPU_DEVICES", "0")], "0 card(s)"),
+        (&wide, "cuda:0", &[("CUDA_ON_CPU_MEMORY", "200000000")], "of the card's memory are needed"),
+        (PRETRAIN, "cuda:0", &[("CUDA_ON_CPU_FAIL_KERNEL", "rmsnorm_backward_f32")], "rmsnorm_backward"),
+    ];
+    for (arguments, device, wishes, says) in cases {
+        let Some(ran) = run(arguments, device, wishes) else { return };
+        assert!(ran.code != Some(0), "{}", ran.all());
+        let errors: Vec<_> = ran.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert!(errors.len() == 1 && errors[0].contains(says), "{says}: {}", ran.all());
+    }
 }
 
+/// Every kernel against the processor's f64 over ragged shapes, its threads in another order than it was written for.
 #[test]
-fn numbers_of_pytorch_with_our_own_products() {
-    golden_tests(&[("CLOISTER_CUDA_LIBRARIES", "/nonexistent")]);
+fn every_kernel_passes_the_selftest_in_shuffled_order() {
+    let shuffled = [("CUDA_ON_CPU_ORDER", "11")];
+    let Some(ran) = run(&["selftest", "--json"], "cuda:0", &shuffled) else { return };
+    let ran = ran.done();
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{}", ran.all()));
+    assert_eq!(report["passed"], true, "{}", ran.stdout);
+    assert!(report["device"].as_str().is_some_and(|device| device.contains("emulator")), "{}", ran.stdout);
+    assert!(report["findings"].as_array().is_some_and(|findings| findings.len() > 30), "{}", ran.stdout);
 }

@@ -42,6 +42,11 @@ impl Tiles {
     }
 }
 
+/// Whether there are kernels for heads of this width.
+pub fn has_width(dim: usize) -> bool {
+    dim.is_multiple_of(8) && dim <= 256
+}
+
 /// The widths that kernels are made for: the head width is rounded up to one.
 #[derive(Clone, Copy)]
 enum Width {
@@ -55,10 +60,7 @@ impl Width {
     /// If there are no kernels for this width.
     fn of(heads: Heads) -> Self {
         let dim = heads.dim;
-        assert!(
-            dim.is_multiple_of(8) && dim <= 256,
-            "head width {dim}: on a card, a multiple of 8 up to 256"
-        );
+        assert!(has_width(dim), "head width {dim}: refused when the model was made");
         match dim {
             ..=64 => Self::W64,
             65..=128 => Self::W128,

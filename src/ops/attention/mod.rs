@@ -11,7 +11,7 @@ pub use mask::Mask;
 
 use super::{Exec, with_float};
 use crate::{
-    base::Result,
+    base::{Error, Result},
     device::Device,
     tensor::{Tensor, TensorMut},
 };
@@ -67,6 +67,21 @@ pub struct Scope<'a> {
     pub mask: Mask,
     /// Where keys and values lie, if not in the batch.
     pub pages: Option<Pages<'a>>,
+}
+
+/// Whether the device computes heads of this width.
+///
+/// # Errors
+/// `Unavailable`: a card has kernels for some widths alone.
+pub fn check(device: &Device, heads: Heads) -> Result<()> {
+    match device {
+        Device::Cuda(_) if !cuda::has_width(heads.dim) => Err(Error::unavailable(format!(
+            "the model's heads are {} wide; a card computes multiples of 8 up to 256",
+            heads.dim
+        ))
+        .remedy("use --device cpu")),
+        _ => Ok(()),
+    }
 }
 
 /// o = softmax(q kᵀ / sqrt(D)) v, each row over the keys of its own sequence that the mask shows it.
