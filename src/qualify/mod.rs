@@ -103,12 +103,11 @@ fn try_one(device: &Device, case: &Case, dtype: DType) -> Result<Finding> {
             finding.fail(format!("two runs differ at {}", named()));
         }
         let error = outputs.error_against(&reference);
-        // Not below, so that NaN counts.
-        if !(error <= finding.worst_error) {
+        if error > finding.worst_error || error.is_nan() {
             (finding.worst_error, finding.worst_shape) = (error, named());
         }
     }
-    if !(finding.worst_error <= finding.tolerance) {
+    if finding.worst_error > finding.tolerance || finding.worst_error.is_nan() {
         let (error, shape) = (finding.worst_error, finding.worst_shape.clone());
         finding.fail(format!("off by {error:.1e} at {shape}"));
     }
