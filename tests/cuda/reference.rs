@@ -30,8 +30,12 @@ const PRETRAIN: &[&str] = &[
     "2",
 ];
 
+/// Arguments, device, what is asked of the emulator, and what the error says.
+type Case<'a> = (&'a [&'a str], &'a str, &'a [(&'a str, &'a str)], &'a str);
+
 /// None where the build has no kernels: there is then nothing to run.
 #[track_caller]
+#[allow(clippy::print_stderr)] // A skipped test says why.
 fn run(arguments: &[&str], device: &str, wishes: &[(&str, &str)]) -> Option<Ran> {
     let site = Site::empty();
     let mut command = site.command(&[arguments, &["--device", device]].concat());
@@ -39,9 +43,7 @@ fn run(arguments: &[&str], device: &str, wishes: &[(&str, &str)]) -> Option<Ran>
     let ran = finish(spawn(command));
     assert!(!ran.stderr.contains("panicked"), "{}", ran.all());
     if ran.stderr.contains("no CUDA kernels") {
-        eprintln!(
-            "skipped: this build has no CUDA kernels; packaging/cuda-toolchain fetches what compiles them"
-        );
+        eprintln!("skipped: this build has no CUDA kernels; packaging/cuda-toolchain fetches nvcc");
         return None;
     }
     Some(ran)
@@ -70,7 +72,7 @@ fn steps_on_the_card_lose_what_they_lose_on_the_processor() {
 fn what_a_card_cannot_do_is_said_in_one_line() {
     let narrow = ["bench", "decode", "--dim", "24", "--heads", "4", "--ctx", "96", "--tokens", "4"];
     let wide = ["bench", "decode", "--vocab", "60000", "--ctx", "96", "--tokens", "4", "--times", "1"];
-    let cases: [(&[&str], &str, &[(&str, &str)], &str); 5] = [
+    let cases: [Case; 5] = [
         (&narrow, "cuda:0", &[], "6 wide"),
         (PRETRAIN, "cuda:7", &[], "no card 7"),
         (PRETRAIN, "cuda:0", &[("CUDA_ON_CPU_DEVICES", "0")], "0 card(s)"),
