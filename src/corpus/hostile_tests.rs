@@ -174,18 +174,23 @@ fn own_table() -> Vec<u8> {
     .into_bytes()
 }
 
-/// As many pages as may be, all of them the same long one: hours of drawing nothing.
+/// Thousands of pages that share one long content: many minutes of drawing nothing.
 pub fn long_loop() -> Vec<u8> {
-    let kids = "3 0 R ".repeat(19_000);
+    const PAGES: std::ops::Range<u32> = 10..5010;
+    let kids: String = PAGES.map(|number| format!("{number} 0 R ")).collect();
     let content = flate("q 1 0 0 1 0 0 cm Q ".repeat(20_000).as_bytes());
     let mut file = format!(
         "%PDF-1.4\n1 0 obj <</Type/Catalog/Pages 2 0 R>> endobj\n\
-         2 0 obj <</Type/Pages/Kids[{kids}]/Count 19000>> endobj\n\
-         3 0 obj <</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Contents 4 0 R>> endobj\n\
-         4 0 obj <</Length {}/Filter/FlateDecode>> stream\n",
-        content.len()
-    )
-    .into_bytes();
+         2 0 obj <</Type/Pages/Kids[{kids}]/Count {}>> endobj\n",
+        PAGES.len()
+    );
+    for number in PAGES {
+        file.push_str(&format!(
+            "{number} 0 obj <</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Contents 4 0 R>> endobj\n"
+        ));
+    }
+    file.push_str(&format!("4 0 obj <</Length {}/Filter/FlateDecode>> stream\n", content.len()));
+    let mut file = file.into_bytes();
     file.extend_from_slice(&content);
     file.extend_from_slice(b"\nendstream endobj\nstartxref\n0\n%%EOF");
     file
