@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     auditlog::{self, Consistency, LogKey},
-    base::{Context, Error, Monitor, Progress, Result},
+    base::{Context, Error, Monitor, Progress, Result, hex},
     work::{
         client,
         request::{AuditReport, AuditRow, Request},
@@ -151,10 +151,6 @@ fn verify_alone(
 
 fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn export(session: &Session, format: Format, out: Option<&Path>) -> Result<()> {

@@ -92,10 +92,7 @@ fn left_leaves(leaves: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn hex(digest: &Digest) -> String {
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
+    use crate::base::hex;
 
     /// The test vectors that certificate-transparency-go publishes for RFC 6962.
     #[test]

@@ -12,7 +12,7 @@ use super::{
     split::{self, Span, Split, SplitSpec, Unit},
 };
 use crate::{
-    base::{Context, Error, Id, IdKind, Monitor, Result},
+    base::{Context, Error, Id, IdKind, Monitor, Result, hex},
     seal::{self, Digest, Key},
     vault::Depot,
 };
@@ -71,7 +71,7 @@ pub struct Entry {
     pub document: DocumentRef,
     /// HMAC of the normalised text under the document's extent key: once the document is erased, nobody can
     /// tell any more whether a text was this one.
-    #[serde(with = "hex")]
+    #[serde(with = "digits")]
     pub tag: Digest,
     /// Covers the normalised text from its beginning to its end.
     pub spans: Vec<Span>,
@@ -127,7 +127,7 @@ pub fn run(spec: &SnapshotSpec, depot: &dyn Depot, monitor: &dyn Monitor) -> Res
     let id = depot.commit(object)?;
     Ok(SnapshotOutcome {
         snapshot: id,
-        root: snapshot.root().iter().map(|byte| format!("{byte:02x}")).collect(),
+        root: hex(&snapshot.root()),
         documents: snapshot.entries.len() as u64,
         duplicates: snapshot.duplicates.len() as u64,
         empty: snapshot.empty.len() as u64,
@@ -368,23 +368,21 @@ fn spans(units: &[(u64, u64)], threshold: u64) -> Vec<Span> {
 }
 
 /// Digests in a manifest, as text.
-mod hex {
+mod digits {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
-    use crate::seal::Digest;
+    use crate::{
+        base::{hex, unhex},
+        seal::Digest,
+    };
 
     pub fn serialize<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        serializer.serialize_str(&hex(digest))
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let byte = |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-        let mut digest = Digest::default();
-        for (at, place) in digest.iter_mut().enumerate() {
-            *place = byte(2 * at).ok_or_else(|| de::Error::custom("not a digest"))?;
-        }
-        Ok(digest)
+        let bytes = unhex(&String::deserialize(deserializer)?);
+        bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| de::Error::custom("not a digest"))
     }
 }
 

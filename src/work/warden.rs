@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     auditlog::{AuditLog, Entry, Outcome, open_detail},
-    base::{Error, ErrorKind, Id, Monitor, Result},
+    base::{Error, ErrorKind, Id, Monitor, Result, hex},
     device::Choice,
     seal::{self, Key, Signer},
     store::{Model, Rows, Store},
@@ -79,7 +79,7 @@ impl ServedModel {
             tokenizer,
             run: model.run,
             snapshot: snapshot.as_ref().map(|snapshot| snapshot.id),
-            dataset_root: snapshot.map(|snapshot| requests::hex(&snapshot.merkle_root)),
+            dataset_root: snapshot.map(|snapshot| hex(&snapshot.merkle_root)),
             created_ms: model.created_at_ms,
             chat_template: model.details["chat_template"].as_str().map(str::to_owned),
         }))
@@ -108,7 +108,8 @@ impl Warden {
         let path = site.data_dir.join("cloister.db");
         let column_keys = vault.purpose_keys(Purpose::Columns)?;
         // Entries of the log are never written again: what is sealed in them stays under the first version.
-        let first_columns_key = column_keys.last().expect("a purpose has a key from the beginning");
+        let first_columns_key =
+            column_keys.last().ok_or_else(|| Error::integrity("the keyring has no key for the database"))?;
         // A vault that never committed anything was cut off while it was made, before or in its database.
         let store = if vault.root().epoch <= 1 && !Store::is_made(&path) {
             Store::create(&path, vault.install(), &column_keys, now_ms())?
@@ -202,7 +203,7 @@ impl Warden {
     /// What an entry holds of a text: whoever has the text and this key can show that it was this one, and
     /// nobody can guess it from the log.
     pub fn text_mac(&self, text: &str) -> String {
-        requests::hex(&seal::hmac(&self.details_key, text.as_bytes()))
+        hex(&seal::hmac(&self.details_key, text.as_bytes()))
     }
 
     /// A detail as an auditor reads it: sealed ones are opened.

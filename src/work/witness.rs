@@ -4,10 +4,10 @@
 
 use serde_json::Value;
 
-use super::{requests::hex, warden::Warden};
+use super::warden::Warden;
 use crate::{
     auditlog::{self, Entry, Outcome},
-    base::{Error, Result},
+    base::{Error, Result, hex},
     vault::VaultRoot,
 };
 

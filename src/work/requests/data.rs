@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Performed;
 use crate::{
-    base::{Error, Id, IdKind, Monitor, Result},
+    base::{Error, Id, IdKind, Monitor, Result, hex},
     corpus::{IngestReport, IngestSpec},
     store::{Quarantined, Rows},
     work::{
@@ -124,7 +124,7 @@ pub(super) fn verify(warden: &Warden, monitor: &dyn Monitor) -> Result<Performed
     }
     Ok(Performed::new(&Verified { objects: report.root.objects, bytes: report.bytes })?
         .detail("vault_epoch", report.root.epoch)
-        .detail("vault_root", super::hex(&report.root.hash)))
+        .detail("vault_root", hex(&report.root.hash)))
 }
 
 /// Names by number.

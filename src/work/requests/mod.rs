@@ -91,7 +91,3 @@ pub(super) fn perform(
         Request::JobCancel { job } => records::cancel_job(warden, *job),
     }
 }
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Performed, runs};
 use crate::{
-    base::{Error, Id, IdKind, Monitor, Result},
+    base::{Error, Id, IdKind, Monitor, Result, hex},
     store::{Edge, Model, Relation, Rows, TokenizerRow},
     work::{
         host::Leave,
@@ -67,7 +67,7 @@ pub(super) fn label(rows: &Rows<'_>, id: Id) -> Result<Option<String>> {
     Ok(match id.kind() {
         IdKind::Document => rows.document(id)?.map(|document| document.name),
         IdKind::Snapshot => rows.snapshot(id)?.map(|snapshot| {
-            format!("{} documents, root {}", snapshot.documents, super::hex(&snapshot.merkle_root[..8]))
+            format!("{} documents, root {}", snapshot.documents, hex(&snapshot.merkle_root[..8]))
         }),
         IdKind::Tokenizer => rows.tokenizer(id)?.map(|tokenizer| format!("{} tokens", tokenizer.vocab_size)),
         IdKind::Run => {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Performed, data, models, runs, tokenizers};
 use crate::{
     auditlog::{self, Consistency},
-    base::{Error, Id, Monitor, Result},
+    base::{Error, Id, Monitor, Result, hex},
     store::{Direction, FeedbackState, Job, Step},
     work::{
         policy::Actor,
@@ -83,7 +83,7 @@ pub(super) fn lineage(warden: &Warden, id: Id) -> Result<Performed> {
 pub(super) fn audit_verify(warden: &Warden) -> Result<Performed> {
     let directory = warden.data_dir.join("audit");
     let report = auditlog::verify(&directory, &warden.log.key(), &[])?.into_result()?;
-    let root = super::hex(&report.root);
+    let root = hex(&report.root);
     Performed::new(&AuditReport { entries: report.entries, root })
 }
 
@@ -132,7 +132,7 @@ pub(super) fn audit_export(warden: &Warden, table: bool, monitor: &dyn Monitor) 
         })?;
     }
     let checkpoint = warden.log.key().open_checkpoint(&warden.log.checkpoint())?;
-    let report = AuditReport { entries: checkpoint.size, root: super::hex(&checkpoint.root) };
+    let report = AuditReport { entries: checkpoint.size, root: hex(&checkpoint.root) };
     Ok(Performed::new(&report)?.detail("entries", checkpoint.size))
 }
 
