@@ -21,3 +21,14 @@ __device__ __forceinline__ Curve gelu(float x, bool exact) {
     const float inner = 1.59576912f * (1.0f + 0.134145f * squared);
     return {x * below, below + x * below * (1.0f - below) * inner};
 }
+
+// x * sigmoid(x).
+__device__ __forceinline__ Curve silu(float x) {
+    const float s = sigmoid(x), value = x * s;
+    return {value, s + value * (1.0f - s)};
+}
+
+// In the order of src/ops/glu.rs: SiLU, GELU by its tanh formula, GELU exactly.
+__device__ __forceinline__ Curve activate(float x, unsigned activation) {
+    return activation == 0 ? silu(x) : gelu(x, activation == 2);
+}

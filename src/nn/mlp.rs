@@ -3,7 +3,7 @@
 use super::{Ctx, Linear};
 use crate::{
     base::Result,
-    ops::swiglu,
+    ops::glu::{self, Activation},
     tensor::{Buf, Tensor},
 };
 
@@ -27,7 +27,7 @@ impl Mlp {
     pub fn forward(&self, cx: &mut Ctx, x: Buf) -> Result<(Buf, MlpSaved)> {
         let gate_up = self.gate_up.forward(cx, x.view())?;
         let mut gated = self.take_gated(cx, &gate_up)?;
-        swiglu::forward(cx.exec, gate_up.view(), gated.view_mut());
+        glu::forward(cx.exec, gate_up.view(), Activation::Silu, gated.view_mut());
         let y = self.down.forward(cx, gated.view())?;
         Ok((y, MlpSaved { x, gate_up }))
     }
@@ -37,7 +37,8 @@ impl Mlp {
         let MlpSaved { x, mut gate_up } = saved;
         let dgated = self.down.backward_input(cx, dy)?;
         let mut gated = self.take_gated(cx, &gate_up)?;
-        swiglu::backward(cx.exec, dgated.view(), gate_up.view_mut(), gated.view_mut());
+        let (dy_gated, gate_up_view) = (dgated.view(), gate_up.view_mut());
+        glu::backward(cx.exec, dy_gated, gate_up_view, Activation::Silu, gated.view_mut());
         drop(dgated);
         self.down.backward_weight(cx, gated.view(), dy)?;
         drop(gated);

@@ -3,7 +3,7 @@
 
 use super::{
     Exec, Float, Real, Write, card,
-    lanes::{each, each_numbered, rows_per_task, sum2, sum3},
+    lanes::{each, rows_per_task, sum2, sum3},
     reduce, with_float,
 };
 use crate::{
@@ -86,15 +86,16 @@ pub fn backward(
     if exec.is_dry() {
         return Ok(());
     }
-    let partials = partials.view_mut();
     match &exec.device {
         Device::Cpu(_) => with_float!(x.dtype(), T => {
-            backward_cpu::<T>(exec, dy, x, moments, w, (dx, dx_write), (dw, db, write), partials);
+            backward_cpu::<T>(exec, dy, x, moments, w, (dx, dx_write), partials.view_mut());
         }),
         Device::Cuda(cuda) => {
-            backward_cuda(cuda, dy, x, moments, w, (dx, dx_write), (dw, db, write), (partials, rows_each));
+            backward_cuda(cuda, dy, x, moments, w, (dx, dx_write), (partials.view_mut(), rows_each));
         }
     }
+    reduce::columns(exec, partials.view().slice_rows(0..tasks), dw, write);
+    reduce::columns(exec, partials.view().slice_rows(tasks..2 * tasks), db, write);
     Ok(())
 }
 
@@ -105,7 +106,6 @@ fn backward_cuda(
     moments: Moments,
     w: Tensor,
     (dx, dx_write): (TensorMut, Write),
-    (dw, db, write): (TensorMut, TensorMut, Write),
     (partials, rows_each): (TensorMut, usize),
 ) {
     let (c, dtype, tasks) = (x.row_count(), x.dtype(), partials.rows() / 2);
@@ -125,9 +125,6 @@ fn backward_cuda(
     // Rows of dw and db in f32, and one of dy and of x.
     let grid = card::rows(tasks, c, dtype).with_shared_bytes(c * (8 + 2 * dtype.size_bytes()));
     card::launch(cuda, "layernorm_backward", dtype, grid, &args);
-    let partials = partials.freeze();
-    reduce::columns_cuda(cuda, partials.slice_rows(0..tasks), dw, write);
-    reduce::columns_cuda(cuda, partials.slice_rows(tasks..2 * tasks), db, write);
 }
 
 fn forward_cpu<T: Float>(
@@ -224,7 +221,6 @@ fn backward_cpu<T: Float>(
     moments: Moments,
     w: Tensor,
     (dx, dx_write): (TensorMut, Write),
-    (dw, db, write): (TensorMut, TensorMut, Write),
     partials: TensorMut,
 ) {
     let c = x.row_count();
@@ -246,19 +242,4 @@ fn backward_cpu<T: Float>(
             backward_rows::<T>(dy, x, mean, rstd, w, dx, dx_write, dw, db);
         },
     );
-    add_columns::<T>(exec, for_dw, dw, write);
-    add_columns::<T>(exec, for_db, db, write);
-}
-
-/// Adds up the partial sums in their order. Shapes: partials `[P,C]`; out `[C]`.
-fn add_columns<T: Float>(exec: &Exec, partials: &[T::Acc], out: TensorMut, write: Write) {
-    let c = out.shape().count();
-    let columns = rows_per_task(partials.len() / c);
-    each_numbered(exec.pool(), host::slice_mut::<T>(out).chunks_mut(columns), |index, out| {
-        for (column, out) in out.iter_mut().enumerate() {
-            let before = if write == Write::Add { out.up() } else { T::Acc::ZERO };
-            let sum: T::Acc = partials[index * columns + column..].iter().step_by(c).copied().sum();
-            *out = T::down(before + sum);
-        }
-    });
 }

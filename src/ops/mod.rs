@@ -16,8 +16,8 @@ pub mod cross_entropy;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
-pub mod geglu;
 pub mod gelu;
+pub mod glu;
 pub mod layernorm;
 pub mod matmul;
 pub mod paged_kv;
@@ -25,7 +25,6 @@ pub mod reduce;
 pub mod rmsnorm;
 pub mod rope;
 pub mod sample;
-pub mod swiglu;
 
 mod card;
 mod exec;

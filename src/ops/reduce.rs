@@ -2,7 +2,7 @@
 
 use super::{
     Exec, Float, Real, Write, card,
-    lanes::{dot, each},
+    lanes::{dot, each, each_numbered, rows_per_task},
     with_float,
 };
 use crate::{
@@ -85,10 +85,30 @@ fn sum_cuda(cuda: &Cuda, x: Tensor, term: Term, mut partials: TensorMut, out: Te
     card::launch(cuda, "reduce_finish", DType::F32, Grid::linear(1, THREADS), &args);
 }
 
-/// The sums of columns, in an order that their number alone decides. Shapes: partials `[P,C]` in f32; out `[C]`.
-pub(super) fn columns_cuda(cuda: &Cuda, partials: Tensor, out: TensorMut, write: Write) {
-    let columns = partials.row_count();
-    let grid = Grid::linear(columns.div_ceil(COLUMNS), (COLUMNS * COLUMNS) as u32);
-    let args = [partials.into(), (&out).into(), partials.rows().into(), columns.into(), card::adds(write)];
-    card::launch(cuda, "reduce_columns", out.dtype(), grid, &args);
+/// Adds up the partial sums that rows left, in an order that their number alone decides.
+///
+/// Shapes: partials `[P,C]` in the accumulator's type of out; out `[C]`.
+pub(super) fn columns(exec: &Exec, partials: Tensor, out: TensorMut, write: Write) {
+    match &exec.device {
+        Device::Cpu(_) => with_float!(out.dtype(), T => columns_cpu::<T>(exec, partials, out, write)),
+        Device::Cuda(cuda) => {
+            let columns = partials.row_count();
+            let grid = Grid::linear(columns.div_ceil(COLUMNS), (COLUMNS * COLUMNS) as u32);
+            let rows = partials.rows().into();
+            let args = [partials.into(), (&out).into(), rows, columns.into(), card::adds(write)];
+            card::launch(cuda, "reduce_columns", out.dtype(), grid, &args);
+        }
+    }
+}
+
+fn columns_cpu<T: Float>(exec: &Exec, partials: Tensor, out: TensorMut, write: Write) {
+    let (c, columns) = (partials.row_count(), rows_per_task(partials.rows()));
+    let partials = host::slice::<T::Acc>(partials);
+    each_numbered(exec.pool(), host::slice_mut::<T>(out).chunks_mut(columns), |index, out| {
+        for (column, out) in out.iter_mut().enumerate() {
+            let before = if write == Write::Add { out.up() } else { T::Acc::ZERO };
+            let sum: T::Acc = partials[index * columns + column..].iter().step_by(c).copied().sum();
+            *out = T::down(before + sum);
+        }
+    });
 }

@@ -3,7 +3,7 @@
 
 use super::{
     Exec, Float, Real, Write, card,
-    lanes::{each, each_numbered, rows_per_task, sum2, sum3},
+    lanes::{each, rows_per_task, sum2, sum3},
     reduce, with_float,
 };
 use crate::{
@@ -67,19 +67,19 @@ pub fn backward(
     if exec.is_dry() {
         return Ok(());
     }
-    let partials = partials.view_mut();
     match &exec.device {
         Device::Cpu(_) => with_float!(x.dtype(), T => {
-            backward_cpu::<T>(exec, dy, x, rstd, w, (dx, dx_write), (dw, dw_write), partials);
+            backward_cpu::<T>(exec, dy, x, rstd, w, (dx, dx_write), partials.view_mut());
         }),
         Device::Cuda(cuda) => {
-            backward_cuda(cuda, dy, x, rstd, w, (dx, dx_write), (dw, dw_write), (partials, rows_each));
+            backward_cuda(cuda, dy, x, rstd, w, (dx, dx_write), (partials.view_mut(), rows_each));
         }
     }
+    reduce::columns(exec, partials.view(), dw, dw_write);
     Ok(())
 }
 
-/// Blocks of rows leave partial sums of dw, which are then added in their order.
+/// Blocks of rows leave partial sums of dw.
 fn backward_cuda(
     cuda: &Cuda,
     dy: Tensor,
@@ -87,7 +87,6 @@ fn backward_cuda(
     rstd: Tensor,
     w: Tensor,
     (dx, dx_write): (TensorMut, Write),
-    (dw, dw_write): (TensorMut, Write),
     (partials, rows_each): (TensorMut, usize),
 ) {
     let (c, dtype) = (x.row_count(), x.dtype());
@@ -107,7 +106,6 @@ fn backward_cuda(
     let shared_bytes = c * (4 + 2 * dtype.size_bytes());
     let grid = card::rows(partials.rows(), c, dtype).with_shared_bytes(shared_bytes);
     card::launch(cuda, "rmsnorm_backward", dtype, grid, &args);
-    reduce::columns_cuda(cuda, partials.freeze(), dw, dw_write);
 }
 
 fn forward_cpu<T: Float>(
@@ -187,7 +185,6 @@ fn backward_cpu<T: Float>(
     rstd: Tensor,
     w: Tensor,
     (dx, dx_write): (TensorMut, Write),
-    (dw, dw_write): (TensorMut, Write),
     partials: TensorMut,
 ) {
     let c = x.row_count();
@@ -200,14 +197,6 @@ fn backward_cpu<T: Float>(
     each(exec.pool(), inputs.zip(outputs), |(((dy, x), rstd), (dx, dw))| {
         dw.fill(T::Acc::ZERO);
         backward_rows::<T>(dy, x, rstd, w, dx, dx_write, dw);
-    });
-    let columns = rows_per_task(x.rows().div_ceil(rows));
-    each_numbered(exec.pool(), host::slice_mut::<T>(dw).chunks_mut(columns), |index, dw| {
-        for (column, dw) in dw.iter_mut().enumerate() {
-            let before = if dw_write == Write::Add { dw.up() } else { T::Acc::ZERO };
-            let sum: T::Acc = partials[index * columns + column..].iter().step_by(c).copied().sum();
-            *dw = T::down(before + sum);
-        }
     });
 }
 

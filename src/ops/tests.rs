@@ -4,6 +4,7 @@ use super::{
     attention::{Heads, Mask, Scope},
     cross_entropy::IGNORE,
     gelu::Formula,
+    glu::Activation,
     rope::Direction,
     *,
 };
@@ -111,20 +112,23 @@ fn rmsnorm_backward() {
 }
 
 #[test]
-fn swiglu_backward() {
+fn glu_backward() {
     let exec = exec();
-    for (n, f) in [(1, 1), (3, 5), (300, 77)] {
-        let mut gate_up = random(&exec, 1, [n, 2 * f]);
-        let dy = random(&exec, 2, [n, f]);
-        let forward = |gate_up: Tensor| {
-            let mut y = empty(&exec, [n, f]);
-            swiglu::forward(&exec, gate_up, y.view_mut());
-            y
-        };
-        let (mut gradient, mut y) = (random(&exec, 1, [n, 2 * f]), empty(&exec, [n, f]));
-        swiglu::backward(&exec, dy.view(), gradient.view_mut(), y.view_mut());
-        assert_eq!(numbers(&y), numbers(&forward(gate_up.view())), "what forward gave");
-        check("dgate_up", &mut gate_up, &numbers(&gradient), |x| weighted(&forward(x), &dy));
+    let [tanh, exact] = [Formula::Tanh, Formula::Exact].map(Activation::Gelu);
+    for activation in [Activation::Silu, tanh, exact] {
+        for (n, f) in [(1, 1), (3, 5), (300, 77)] {
+            let mut gate_up = random(&exec, 1, [n, 2 * f]);
+            let dy = random(&exec, 2, [n, f]);
+            let forward = |gate_up: Tensor| {
+                let mut y = empty(&exec, [n, f]);
+                glu::forward(&exec, gate_up, activation, y.view_mut());
+                y
+            };
+            let (mut gradient, mut y) = (random(&exec, 1, [n, 2 * f]), empty(&exec, [n, f]));
+            glu::backward(&exec, dy.view(), gradient.view_mut(), activation, y.view_mut());
+            assert_eq!(numbers(&y), numbers(&forward(gate_up.view())), "what forward gave");
+            check("dgate_up", &mut gate_up, &numbers(&gradient), |x| weighted(&forward(x), &dy));
+        }
     }
 }
 
@@ -179,24 +183,6 @@ fn gelu_has_its_known_values_and_its_backward() {
                 weighted(&y, &dy)
             });
         }
-    }
-}
-
-#[test]
-fn geglu_backward() {
-    let exec = exec();
-    for (n, f, formula) in [(1, 1, Formula::Tanh), (3, 5, Formula::Exact), (300, 77, Formula::Tanh)] {
-        let mut gate_up = random(&exec, 1, [n, 2 * f]);
-        let dy = random(&exec, 2, [n, f]);
-        let forward = |gate_up: Tensor| {
-            let mut y = empty(&exec, [n, f]);
-            geglu::forward(&exec, gate_up, formula, y.view_mut());
-            y
-        };
-        let (mut gradient, mut y) = (random(&exec, 1, [n, 2 * f]), empty(&exec, [n, f]));
-        geglu::backward(&exec, dy.view(), gradient.view_mut(), formula, y.view_mut());
-        assert_eq!(numbers(&y), numbers(&forward(gate_up.view())), "what forward gave");
-        check("dgate_up", &mut gate_up, &numbers(&gradient), |x| weighted(&forward(x), &dy));
     }
 }
 

@@ -68,6 +68,11 @@ impl Lab {
         self.put([numbers.len()].into(), self.accumulator(), numbers.iter().copied())
     }
 
+    /// One normal number.
+    pub fn draw(&mut self) -> f32 {
+        self.rng.normal()
+    }
+
     /// Whole numbers below `below`.
     pub fn ids(&mut self, count: usize, below: usize) -> Result<Buf> {
         let ids: Vec<u32> = (0..count).map(|_| self.rng.below(below as u64) as u32).collect();

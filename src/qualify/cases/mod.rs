@@ -5,6 +5,7 @@ mod attention;
 mod learning;
 mod matrices;
 mod rows;
+mod sampling;
 
 use super::lab::{Lab, Outputs};
 use crate::base::Result;
@@ -31,5 +32,8 @@ impl Case {
 
 /// In the order in which a forward and a backward pass use them.
 pub fn all() -> Vec<&'static Case> {
-    [matrices::CASES, rows::CASES, attention::CASES, learning::CASES].into_iter().flatten().collect()
+    [matrices::CASES, rows::CASES, attention::CASES, learning::CASES, sampling::CASES]
+        .into_iter()
+        .flatten()
+        .collect()
 }

@@ -6,9 +6,12 @@ use crate::{
     ops::{
         Write,
         attention::Heads,
-        elementwise, embedding, paged_kv, rmsnorm,
+        dropout, elementwise, embedding,
+        gelu::{self, Formula},
+        glu::{self, Activation},
+        layernorm::{self, Moments},
+        paged_kv, rmsnorm,
         rope::{self, Direction},
-        swiglu,
     },
 };
 
@@ -29,8 +32,12 @@ pub const CASES: &[Case] = &[
     Case { kernel: "rmsnorm backward", letters: "NC", shapes: WIDE_ROWS, run: norm_backward },
     Case { kernel: "rope", letters: "NHKD", shapes: HEADS, run: rotate },
     Case { kernel: "paged keys and values, write", letters: "NHKD", shapes: HEADS, run: write_pages },
-    Case { kernel: "swiglu forward", letters: "NF", shapes: GATES, run: gate_forward },
-    Case { kernel: "swiglu backward", letters: "NF", shapes: GATES, run: gate_backward },
+    Case { kernel: "layernorm forward", letters: "NC", shapes: WIDE_ROWS, run: layer_forward },
+    Case { kernel: "layernorm backward", letters: "NC", shapes: WIDE_ROWS, run: layer_backward },
+    Case { kernel: "gated units forward", letters: "NF", shapes: GATES, run: gate_forward },
+    Case { kernel: "gated units backward", letters: "NF", shapes: GATES, run: gate_backward },
+    Case { kernel: "gelu", letters: "NC", shapes: ROWS, run: bend },
+    Case { kernel: "dropout", letters: "NC", shapes: ROWS, run: drop_out },
     Case { kernel: "embedding forward", letters: "NCV", shapes: TABLES, run: embed },
     Case { kernel: "embedding backward", letters: "NCV", shapes: TABLES, run: embed_backward },
     Case { kernel: "add, zero, cast", letters: "NC", shapes: ROWS, run: elements },
@@ -91,17 +98,76 @@ fn write_pages(lab: &mut Lab, [n, h, k, d, _]: Sizes) -> Result<Outputs> {
     lab.outputs([("keys", &keys), ("values", &values)])
 }
 
+fn layer_forward(lab: &mut Lab, [n, c, ..]: Sizes) -> Result<Outputs> {
+    let (sum, mut branch) = (lab.normal([n, c], 1.0)?, lab.normal([n, c], 1.0)?);
+    let (w, b) = (lab.normal([c], 1.0)?, lab.normal([c], 1.0)?);
+    let mut y = lab.output([n, c])?;
+    let (mut mean, mut rstd) = (lab.output_accumulator([n])?, lab.output_accumulator([n])?);
+    let (x, moments) = (Some(branch.view_mut()), (mean.view_mut(), rstd.view_mut()));
+    layernorm::forward(&lab.exec, sum.view(), x, (w.view(), b.view()), EPS, y.view_mut(), moments);
+    lab.outputs([("x", &branch), ("y", &y), ("rstd", &rstd)])
+}
+
+fn layer_backward(lab: &mut Lab, [n, c, ..]: Sizes) -> Result<Outputs> {
+    let (dy, x) = (lab.normal([n, c], 1.0)?, lab.normal([n, c], 1.0)?);
+    let (w, b, mut y) = (lab.normal([c], 1.0)?, lab.normal([c], 1.0)?, lab.output([n, c])?);
+    let (mut mean, mut rstd) = (lab.output_accumulator([n])?, lab.output_accumulator([n])?);
+    let moments = (mean.view_mut(), rstd.view_mut());
+    layernorm::forward(&lab.exec, x.view(), None, (w.view(), b.view()), EPS, y.view_mut(), moments);
+    let moments = Moments { mean: mean.view(), rstd: rstd.view() };
+    let (mut dx, mut dw, mut db) = (lab.output([n, c])?, lab.output([c])?, lab.output([c])?);
+    let into = (dx.view_mut(), Write::Replace);
+    let parameters = (dw.view_mut(), db.view_mut(), Write::Replace);
+    layernorm::backward(&lab.exec, dy.view(), x.view(), moments, w.view(), into, parameters)?;
+    lab.outputs([("dx", &dx), ("dw", &dw), ("db", &db)])
+}
+
+const ACTIVATIONS: [(&str, Activation); 3] = [
+    ("silu", Activation::Silu),
+    ("gelu, tanh", Activation::Gelu(Formula::Tanh)),
+    ("gelu, exact", Activation::Gelu(Formula::Exact)),
+];
+
 fn gate_forward(lab: &mut Lab, [n, f, ..]: Sizes) -> Result<Outputs> {
-    let (gate_up, mut y) = (lab.normal([n, 2 * f], 2.0)?, lab.output([n, f])?);
-    swiglu::forward(&lab.exec, gate_up.view(), y.view_mut());
-    lab.outputs([("y", &y)])
+    let gate_up = lab.normal([n, 2 * f], 2.0)?;
+    let mut all = Vec::new();
+    for (name, activation) in ACTIVATIONS {
+        let mut y = lab.output([n, f])?;
+        glu::forward(&lab.exec, gate_up.view(), activation, y.view_mut());
+        all.extend(lab.outputs([(name, &y)])?.0);
+    }
+    Ok(Outputs(all))
 }
 
 fn gate_backward(lab: &mut Lab, [n, f, ..]: Sizes) -> Result<Outputs> {
-    let (dy, mut gate_up, mut y) =
-        (lab.normal([n, f], 1.0)?, lab.normal([n, 2 * f], 2.0)?, lab.output([n, f])?);
-    swiglu::backward(&lab.exec, dy.view(), gate_up.view_mut(), y.view_mut());
-    lab.outputs([("gate and up", &gate_up), ("y", &y)])
+    let dy = lab.normal([n, f], 1.0)?;
+    let mut all = Vec::new();
+    for (name, activation) in ACTIVATIONS {
+        let (mut gate_up, mut y) = (lab.normal([n, 2 * f], 2.0)?, lab.output([n, f])?);
+        glu::backward(&lab.exec, dy.view(), gate_up.view_mut(), activation, y.view_mut());
+        all.extend(lab.outputs([(name, &gate_up), (name, &y)])?.0);
+    }
+    Ok(Outputs(all))
+}
+
+fn bend(lab: &mut Lab, [n, c, ..]: Sizes) -> Result<Outputs> {
+    let x = lab.normal([n, c], 2.0)?;
+    let mut all = Vec::new();
+    for formula in [Formula::Tanh, Formula::Exact] {
+        let (mut y, mut dx) = (lab.output([n, c])?, lab.normal([n, c], 1.0)?);
+        gelu::forward(&lab.exec, x.view(), formula, y.view_mut());
+        gelu::backward(&lab.exec, x.view(), formula, dx.view_mut());
+        all.extend(lab.outputs([("y", &y), ("dx", &dx)])?.0);
+    }
+    Ok(Outputs(all))
+}
+
+/// The same elements fall away on every device: one that did not would be an error of its own size.
+fn drop_out(lab: &mut Lab, [n, c, ..]: Sizes) -> Result<Outputs> {
+    let mut x = lab.normal([n, c], 1.0)?;
+    let rng = lab.exec.upload([4], &dropout::stream(7, 1 << 33))?;
+    dropout::apply(&lab.exec, x.view_mut(), 0.25, rng.view());
+    lab.outputs([("x", &x)])
 }
 
 fn embed(lab: &mut Lab, [n, c, v, ..]: Sizes) -> Result<Outputs> {
