@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{Cuda, Device, Pool, cuda, threads};
+use super::{Cuda, Device, Pool, cuda::Driver, threads};
 use crate::base::{Error, Result};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,14 +26,21 @@ impl Choice {
         match self {
             Self::Cpu => Ok(Device::Cpu(pool())),
             Self::Cuda(ordinal) => Cuda::open(ordinal, pool()).map(Device::Cuda),
-            Self::Auto => Ok(match cuda::are_embedded().then(|| Cuda::open(0, pool())) {
-                Some(Ok(card)) => Device::Cuda(card),
-                Some(Err(error)) => {
-                    tracing::info!("computing on the CPU: {error}");
-                    Device::Cpu(pool())
-                }
-                None => Device::Cpu(pool()),
-            }),
+            Self::Auto => Ok(Self::first_card(&pool).map_or_else(|| Device::Cpu(pool()), Device::Cuda)),
+        }
+    }
+
+    /// None where there is none. One that is there and cannot be used is worth a word: somebody paid for it.
+    fn first_card(pool: &impl Fn() -> Arc<Pool>) -> Option<Arc<Cuda>> {
+        if Driver::look() == Driver::Absent {
+            return None;
+        }
+        match Cuda::open(0, pool()) {
+            Ok(card) => Some(card),
+            Err(error) => {
+                tracing::warn!("computing on the CPU, though there is a CUDA driver: {error}");
+                None
+            }
         }
     }
 }

@@ -72,7 +72,7 @@ impl Emulator {
                 command.env_remove(name);
             }
         }
-        command.env("LD_LIBRARY_PATH", &self.folder)
+        command.env("LD_LIBRARY_PATH", &self.folder).env("CLOISTER_CUDA_LIBRARIES", &self.folder)
     }
 }
 

@@ -5,7 +5,7 @@
 use std::{
     collections::HashMap,
     ffi::{CStr, CString, c_int, c_void},
-    path::PathBuf,
+    path::{Path, PathBuf},
     ptr,
 };
 
@@ -22,8 +22,11 @@ use crate::{
     tensor::DType,
 };
 
-/// The folder that the library is loaded from; without it, where the system keeps it.
+/// The folder that the library is loaded from; without it, the first of these that has it. Never from wherever a bare
+/// name is found.
 pub const FOLDER_VARIABLE: &str = "CLOISTER_CUDA_LIBRARIES";
+const FOLDERS: [&str; 4] =
+    ["/usr/lib/cloister", "/usr/local/cuda/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib64"];
 const LIBRARY: &str = "libcublasLt.so.13";
 /// What NVIDIA recommends from Hopper on.
 pub const WORKSPACE_BYTES: usize = 32 << 20;
@@ -84,15 +87,19 @@ impl Library {
     /// # Errors
     /// Where it is not found, or is not the one that is needed.
     pub fn open() -> Result<Self> {
-        let path = match std::env::var_os(FOLDER_VARIABLE) {
-            Some(folder) => PathBuf::from(folder).join(LIBRARY),
-            None => PathBuf::from(LIBRARY),
-        };
         let unavailable = |what: String| {
             Error::unavailable(what).remedy(format!(
-                "put cuBLASLt of CUDA 13 ({LIBRARY}) where the system finds libraries, or name its folder in \
-                 {FOLDER_VARIABLE}"
+                "put cuBLASLt of CUDA 13 ({LIBRARY}) into one of {}, or name its folder in {FOLDER_VARIABLE}",
+                FOLDERS.join(", ")
             ))
+        };
+        let path = match std::env::var_os(FOLDER_VARIABLE) {
+            Some(folder) => PathBuf::from(folder).join(LIBRARY),
+            None => FOLDERS
+                .iter()
+                .map(|folder| Path::new(folder).join(LIBRARY))
+                .find(|path| path.is_file())
+                .ok_or_else(|| unavailable("cuBLASLt not found".into()))?,
         };
         let c_path = CString::new(path.as_os_str().as_encoded_bytes())
             .map_err(|_| unavailable("a zero byte in a folder's name".into()))?;

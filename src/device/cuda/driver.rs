@@ -11,7 +11,7 @@ use crate::base::{Error, Result};
 const VERSION_MIN: i32 = 13000;
 
 /// Every function of the driver that this program calls.
-const SYMBOLS: [&str; 41] = [
+const SYMBOLS: [&str; 32] = [
     "cuCtxSetCurrent",
     "cuDeviceGet",
     "cuDeviceGetAttribute",
@@ -23,16 +23,11 @@ const SYMBOLS: [&str; 41] = [
     "cuDriverGetVersion",
     "cuEventCreate",
     "cuEventDestroy_v2",
-    "cuEventElapsedTime_v2",
     "cuEventRecord",
     "cuEventSynchronize",
-    "cuFuncGetAttribute",
     "cuFuncGetParamInfo",
     "cuFuncSetAttribute",
-    "cuGraphDestroy",
-    "cuGraphExecDestroy",
-    "cuGraphInstantiateWithFlags",
-    "cuGraphLaunch",
+    "cuGetErrorName",
     "cuInit",
     "cuLaunchKernel",
     "cuMemAlloc_v2",
@@ -40,19 +35,15 @@ const SYMBOLS: [&str; 41] = [
     "cuMemFree_v2",
     "cuMemGetInfo_v2",
     "cuMemHostAlloc",
-    "cuMemcpyDtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",
     "cuMemsetD8Async",
     "cuModuleGetFunction",
     "cuModuleLoadData",
     "cuModuleUnload",
-    "cuStreamBeginCapture_v2",
     "cuStreamCreate",
     "cuStreamDestroy_v2",
-    "cuStreamEndCapture",
     "cuStreamSynchronize",
-    "cuGetErrorName",
 ];
 
 /// What was found.

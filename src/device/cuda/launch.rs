@@ -50,9 +50,7 @@ pub enum Arg {
 impl Arg {
     /// A tensor that is not there.
     pub const NULL: Self = Self::Address(0);
-}
 
-impl Arg {
     fn len_bytes(self) -> usize {
         match self {
             Self::Address(_) => size_of::<u64>(),
