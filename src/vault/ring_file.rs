@@ -126,16 +126,23 @@ impl RingFile {
         std::fs::remove_file(&successor).with_context(|| format!("removing {}", successor.display()))
     }
 
-    /// Brings a rekey that was cut off to its end: the root key says whether it had come into force.
+    /// Brings a rekey that was cut off to its end: the root key says which keyring counts. Where it opens neither,
+    /// both stay, and opening the vault says what is wrong.
     pub(super) fn finish_rekey(path: &Path, root: &RootKey) -> Result<()> {
         let successor = successor_of(path);
-        let bytes = match std::fs::read(&successor) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            read => read.with_context(|| format!("reading {}", successor.display()))?,
+        let opens = |path: &Path| -> Result<Option<bool>> {
+            match std::fs::read(path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                read => {
+                    let bytes = read.with_context(|| format!("reading {}", path.display()))?;
+                    Ok(Some(open_header(path, root, &bytes).is_ok()))
+                }
+            }
         };
-        match open_header(&successor, root, &bytes) {
-            Ok(_) => rename_durably(&successor, path),
-            Err(_) => Self::drop_successor(path),
+        match (opens(&successor)?, opens(path)?) {
+            (Some(true), _) => rename_durably(&successor, path),
+            (Some(false), Some(true)) => Self::drop_successor(path),
+            _ => Ok(()),
         }
     }
 

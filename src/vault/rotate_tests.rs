@@ -190,6 +190,8 @@ fn a_rekey_that_is_refused_changes_nothing() {
     // A keyring that takes no commits takes no rekey either.
     vault.fail();
     assert!(vault.set_witness(vec![1]).is_err());
+    assert_eq!(kind(vault.rekey(&[passphrase("four words of ours")])), ErrorKind::Unavailable);
+    assert_eq!(files(), before);
 }
 
 #[test]
@@ -232,6 +234,13 @@ fn a_rekey_cut_off_anywhere_leaves_the_old_root_key_or_the_new_one() {
     fs::write(site.key("keyring.next"), b"not a keyring").expect("write");
     assert_eq!(read(&site.open(&by_new).expect("opens"), id), b"kept");
     assert!(!site.key("keyring.next").exists());
+    // The root key is new, the keyring old, and the one beside it damaged: nothing more is lost by looking.
+    copy(&old_ring, &site.key("keyring"));
+    let mut damaged = fs::read(&new_ring).expect("file");
+    damaged[30] ^= 1;
+    fs::write(site.key("keyring.next"), &damaged).expect("write");
+    assert_eq!(kind(site.open(&by_new)), ErrorKind::Integrity);
+    assert_eq!(fs::read(site.key("keyring.next")).expect("still there"), damaged);
 }
 
 #[test]

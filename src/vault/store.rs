@@ -127,7 +127,10 @@ impl Vault {
         create_private_dir(&objects)?;
         remove_temporaries(&data_dir.join("keys"))?;
         let swept = Swept { keyring_bytes_cut, ..sweep(&objects, &ring)? };
-        let objects_keys = keys_of(&root, &ring, Purpose::Objects)?.into_iter().collect();
+        let objects_keys: BTreeMap<u32, Key> = keys_of(&root, &ring, Purpose::Objects)?.into_iter().collect();
+        if objects_keys.is_empty() {
+            return Err(Error::integrity("the keyring has no key for objects"));
+        }
         Ok(Self {
             install: root.install(),
             root: RwLock::new(root),
