@@ -98,7 +98,8 @@ impl IngestReport {
 /// Ingests. What the returned report, or a progress line before it, called done is durable.
 ///
 /// # Errors
-/// `Usage` when the paths hold no file at all; `Unavailable` where the kernel cannot cage the readers; `Interrupted` on a stop request; whatever `intake` fails with.
+/// `Usage` when the paths hold no file at all; `Unavailable` where the kernel cannot cage the readers; `Interrupted`
+/// on a stop request; whatever `intake` fails with.
 /// A file that cannot be taken is no error: it is in the report and in the quarantine.
 pub fn run(spec: &IngestSpec, intake: &dyn Intake, monitor: &dyn Monitor) -> Result<IngestReport> {
     let walls = Walls::of_this_kernel();

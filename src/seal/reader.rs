@@ -187,7 +187,10 @@ impl SealReader {
         let group_chunks = (GROUP_BYTES / chunk_bytes).clamp(1, libc::UIO_MAXIOV as usize / 3);
         let group_bytes = group_chunks * chunk_bytes;
         let run_bytes = out.len();
-        self.fetch(first, run_bytes.min(AHEAD_BYTES));
+        // What one call reads is waited for anyway.
+        if run_bytes > group_bytes {
+            self.fetch(first, run_bytes.min(AHEAD_BYTES));
+        }
         for (number, group) in out.chunks_mut(group_bytes).enumerate() {
             let ahead = number * group_bytes + AHEAD_BYTES;
             if ahead < run_bytes {

@@ -24,8 +24,8 @@ pub enum Place {
 /// The memory behind an arena, brought by `device`.
 ///
 /// # Safety
-/// `address()..address() + len_bytes()` must stay valid, initialised where the host can read it, exclusively this object's and aligned to
-/// [`ALIGNMENT_BYTES`] for as long as the object lives.
+/// `address()..address() + len_bytes()` must stay valid, exclusively this object's, aligned to [`ALIGNMENT_BYTES`] and,
+/// where the host can read it, initialised for as long as the object lives.
 #[allow(unsafe_code)] // A declaration alone: what it promises is made good where `device` implements it.
 pub unsafe trait Backing: Send + Sync {
     fn address(&self) -> usize;

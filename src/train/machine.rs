@@ -7,10 +7,10 @@ use half::bf16;
 
 use super::config::Precision;
 use crate::{
-    base::Result,
+    base::{Philox, Result},
     device::{Cuda, Device, MatMut, MatRef, Pool, gemm, gemm::Product},
     ops::{Exec, elementwise, matmul},
-    tensor::DType,
+    tensor::{DType, Tensor, TensorMut},
 };
 
 /// The sides of the square products that are timed: a larger one works better on a quiet machine, a smaller one
@@ -18,7 +18,8 @@ use crate::{
 const SIDES: [usize; 3] = [384, 640, 1024];
 const MEASURE_FOR: Duration = Duration::from_millis(300);
 
-/// Side and time of the largest product that a card is measured by.
+/// Sides and time of the largest product that a card is measured by.
+const CARD_SIDE_MIN: usize = 256;
 const CARD_SIDE_MAX: usize = 8192;
 const CARD_LONG_ENOUGH: Duration = Duration::from_millis(10);
 
@@ -35,10 +36,16 @@ pub fn matrix_flops_per_s(device: &Device, precision: Precision) -> Result<f64> 
 /// Ever larger products, until one takes long enough that its launch does not count.
 fn fastest_on_card(device: &Device, cuda: &Cuda, dtype: DType) -> Result<f64> {
     let mut fastest = 0f64;
-    for side in (8..).map(|power| 1usize << power).take_while(|&side| side <= CARD_SIDE_MAX) {
-        let exec = Exec::new(device.clone(), 3 * side * side * dtype.size_bytes(), 0)?;
+    // A card multiplies zeros faster than what a run multiplies.
+    let mut rng = Philox::new(0, 0);
+    let normal: Vec<f32> = (0..CARD_SIDE_MIN * CARD_SIDE_MIN).map(|_| rng.normal()).collect();
+    let sides = std::iter::successors(Some(CARD_SIDE_MIN), |side| Some(2 * side));
+    for side in sides.take_while(|&side| side <= CARD_SIDE_MAX) {
+        let bytes = 3 * side * side * dtype.size_bytes() + normal.len() * size_of::<f32>();
+        let exec = Exec::new(device.clone(), bytes, 0)?;
+        let normal = exec.upload([normal.len()], &normal)?;
         let mut matrices = [exec.take([side, side], dtype)?, exec.take([side, side], dtype)?];
-        matrices.iter_mut().for_each(|matrix| elementwise::zero(&exec, matrix.view_mut()));
+        matrices.iter_mut().for_each(|matrix| fill(&exec, normal.view(), matrix.view_mut()));
         let mut product = exec.take([side, side], dtype)?;
         let mut multiply = || {
             let began = Instant::now();
@@ -53,6 +60,13 @@ fn fastest_on_card(device: &Device, cuda: &Cuda, dtype: DType) -> Result<f64> {
         }
     }
     Ok(fastest)
+}
+
+/// Writes `numbers` into a matrix again and again.
+fn fill(exec: &Exec, numbers: Tensor, mut matrix: TensorMut) {
+    for start in (0..matrix.shape().count()).step_by(numbers.count()) {
+        elementwise::cast(exec, numbers, matrix.reborrow().window(start, [numbers.count()]));
+    }
 }
 
 fn fastest<T: Product<f32, Scale = f32>>(pool: &Pool, number: T) -> f64 {
