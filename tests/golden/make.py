@@ -29,7 +29,7 @@ torch.set_num_threads(1)
 out = pathlib.Path(__file__).parent / "llama"
 config = transformers.LlamaConfig(
     vocab_size=53, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, head_dim=6, max_position_embeddings=64, rms_norm_eps=1e-5, initializer_range=0.3,
+    num_key_value_heads=2, head_dim=8, max_position_embeddings=64, rms_norm_eps=1e-5, initializer_range=0.3,
     rope_parameters={"rope_theta": 500.0, "rope_type": "default"}, attn_implementation="eager",
     bos_token_id=0, eos_token_id=1)
 model = transformers.LlamaForCausalLM(config).float()
