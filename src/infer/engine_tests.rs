@@ -113,7 +113,11 @@ fn end_tokens_and_stop_strings_end_an_answer() {
 
 #[test]
 fn what_cannot_work_is_refused_before_it_starts() {
-    let engine = engine(8, EngineOptions { requests_max: 1, ..EngineOptions::default() });
+    let tokenizer = tokenizer();
+    let model = ToyModel::new(tokenizer.vocab_size(), CONTEXT, 8);
+    let gate = Arc::clone(&model.gate);
+    let options = EngineOptions { requests_max: 1, ..EngineOptions::default() };
+    let engine = Engine::start(Box::new(model), tokenizer, options).expect("starts");
     let refusal = |generation| engine.submit(generation).map(|_| ()).unwrap_err();
     assert_eq!(refusal(ask(vec![], 1)), Refusal::EmptyPrompt);
     assert_eq!(refusal(ask(vec![1], 0)), Refusal::NoTokensAsked);
@@ -126,8 +130,10 @@ fn what_cannot_work_is_refused_before_it_starts() {
     let broken = Sampling { temperature: -1.0, ..Sampling::default() };
     assert!(matches!(refusal(Generation { sampling: broken, ..ask(vec![1], 1) }), Refusal::Sampling(_)));
 
+    let held = gate.lock().expect("nobody panicked");
     let first = engine.submit(ask(vec![1; 20], 12)).expect("taken");
     assert_eq!(refusal(ask(vec![1], 1)), Refusal::Busy);
+    drop(held);
     hear(first);
     // The slot is free a moment after the last event.
     while engine.submit(ask(vec![1], 1)).is_err() {

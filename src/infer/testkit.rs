@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -27,6 +27,8 @@ pub(crate) struct ToyModel {
     /// The token at each position of each block.
     pool: Vec<u32>,
     pub step_time: Duration,
+    /// No step begins while a test holds it.
+    pub gate: Arc<Mutex<()>>,
     /// Fails at this step.
     pub fails_at: usize,
     pub panics_at: usize,
@@ -40,6 +42,7 @@ impl ToyModel {
             shape: Shape { vocabulary, context_tokens, blocks, block_tokens: 4 },
             pool: vec![u32::MAX; blocks * 4],
             step_time: Duration::ZERO,
+            gate: Arc::default(),
             fails_at: usize::MAX,
             panics_at: usize::MAX,
             steps: Arc::default(),
@@ -67,6 +70,7 @@ impl StepModel for ToyModel {
     }
 
     fn step(&mut self, parts: &[Part<'_>], logits: &mut Vec<f32>) -> Result<()> {
+        drop(self.gate.lock().expect("no test panics while it holds the gate"));
         std::thread::sleep(self.step_time);
         let step = self.steps.fetch_add(1, Ordering::SeqCst);
         assert_ne!(step, self.panics_at, "a panic that the test asked for");
