@@ -61,7 +61,7 @@ impl Exec {
         }
         match &self.device {
             Device::Cpu(_) => host::slice_mut(buf.view_mut()).copy_from_slice(from),
-            Device::Cuda(cuda) => cuda.upload(buf.view_mut(), from),
+            Device::Cuda(cuda) => cuda.write(buf, from),
         }
     }
 

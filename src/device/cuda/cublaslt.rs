@@ -159,6 +159,15 @@ impl CublasLt {
         Ok(Self { library, handle, plans: HashMap::new() })
     }
 
+    /// Plans how such a product is made, unless that is known.
+    pub fn prepare(&mut self, shape: Shape) -> Result<()> {
+        if !self.plans.contains_key(&shape) {
+            let plan = self.plan(shape)?;
+            self.plans.insert(shape, plan);
+        }
+        Ok(())
+    }
+
     /// Enqueues C = A B, or C += A B.
     ///
     /// # Safety
@@ -171,10 +180,7 @@ impl CublasLt {
         workspace: u64,
         stream: lt::cudaStream_t,
     ) -> Result<()> {
-        if !self.plans.contains_key(&shape) {
-            let plan = self.plan(shape)?;
-            self.plans.insert(shape, plan);
-        }
+        self.prepare(shape)?;
         let plan = &self.plans[&shape];
         let (alpha, beta) = (1f32, if add { 1f32 } else { 0f32 });
         let [first, second, result] = plan.layouts;

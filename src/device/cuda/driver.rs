@@ -11,7 +11,7 @@ use crate::base::{Error, Result};
 const VERSION_MIN: i32 = 13000;
 
 /// Every function of the driver that this program calls.
-const SYMBOLS: [&str; 32] = [
+const SYMBOLS: [&str; 38] = [
     "cuCtxSetCurrent",
     "cuDeviceGet",
     "cuDeviceGetAttribute",
@@ -28,6 +28,10 @@ const SYMBOLS: [&str; 32] = [
     "cuFuncGetParamInfo",
     "cuFuncSetAttribute",
     "cuGetErrorName",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
     "cuInit",
     "cuLaunchKernel",
     "cuMemAlloc_v2",
@@ -41,8 +45,10 @@ const SYMBOLS: [&str; 32] = [
     "cuModuleGetFunction",
     "cuModuleLoadData",
     "cuModuleUnload",
+    "cuStreamBeginCapture_v2",
     "cuStreamCreate",
     "cuStreamDestroy_v2",
+    "cuStreamEndCapture",
     "cuStreamSynchronize",
 ];
 

@@ -1,17 +1,13 @@
 //! Launches: what a kernel is launched with, and the launch.
 
-use std::ffi::c_void;
-
-use cudarc::driver::sys;
-
-use super::{Cuda, driver::check};
+use super::Cuda;
 use crate::{
     base::{Error, Result},
     tensor::{DType, Tensor, TensorMut},
 };
 
 /// How many threads run a kernel, and how much shared memory each block gets beyond what the kernel declares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Grid {
     pub blocks: [u32; 3],
     /// Of a block, in one dimension.
@@ -59,61 +55,39 @@ impl Arg {
         }
     }
 
-    /// Where its value lies, as the driver wants it. It reads no more than the value.
-    fn pointer(&self) -> *mut c_void {
+    /// Its value, the shorter ones in the lower bytes.
+    pub(super) fn bits(self) -> u64 {
         match self {
-            Self::Address(value) => std::ptr::from_ref(value).cast_mut().cast(),
-            Self::U32(value) => std::ptr::from_ref(value).cast_mut().cast(),
-            Self::F32(value) => std::ptr::from_ref(value).cast_mut().cast(),
+            Self::Address(value) => value,
+            Self::U32(value) => value.into(),
+            Self::F32(value) => value.to_bits().into(),
         }
     }
 }
 
 impl Cuda {
-    /// Enqueues `kernel` in its variant for `dtype` on the card's stream. Errors are kept, see the module's head.
+    /// Puts `kernel` in its variant for `dtype` into the queue. Errors are kept, see the module's head.
     pub fn launch(&self, kernel: &'static str, dtype: DType, grid: Grid, args: &[Arg]) {
-        if self.standing().is_err() {
-            return;
-        }
-        let outcome = self.try_launch(kernel, dtype, grid, args);
-        let launched = outcome.is_ok();
-        self.keep(outcome.map_err(|error| error.context(format!("launching {kernel}_{dtype}"))));
-        if launched {
-            self.note(kernel);
+        if self.standing().is_ok() {
+            self.keep(self.try_launch(kernel, dtype, grid, args));
         }
     }
 
-    fn try_launch(&self, kernel: &'static str, dtype: DType, grid: Grid, args: &[Arg]) -> Result<()> {
+    fn try_launch(&self, name: &'static str, dtype: DType, grid: Grid, args: &[Arg]) -> Result<()> {
+        let doing = || format!("launching {name}_{dtype}");
         self.context.bind()?;
-        let found = self.kernels.find(kernel, dtype, grid.shared_bytes)?;
+        let kernel =
+            self.kernels.find(name, dtype, grid.shared_bytes).map_err(|error| error.context(doing()))?;
         let sizes = args.iter().map(|arg| arg.len_bytes());
-        if !sizes.clone().eq(found.parameter_bytes.iter().copied()) {
+        if !sizes.clone().eq(kernel.parameter_bytes.iter().copied()) {
             let given: Vec<usize> = sizes.collect();
             return Err(Error::failed(format!(
                 "its parameters are of {:?} bytes, and it was given {given:?}",
-                found.parameter_bytes
-            )));
+                kernel.parameter_bytes
+            ))
+            .context(doing()));
         }
-        let mut pointers: Vec<*mut c_void> = args.iter().map(Arg::pointer).collect();
-        let [x, y, z] = grid.blocks;
-        // SAFETY: the function is loaded, and there is an argument of the right size for each of its parameters; the
-        // driver copies them before it returns. What the kernel does with its pointers is the operation's promise.
-        let outcome = unsafe {
-            sys::cuLaunchKernel(
-                found.function,
-                x,
-                y,
-                z,
-                grid.threads,
-                1,
-                1,
-                grid.shared_bytes,
-                self.stream.0,
-                pointers.as_mut_ptr(),
-                std::ptr::null_mut(),
-            )
-        };
-        check(outcome, "the launch")
+        self.queue().kernel(self, (name, dtype), &kernel, grid, args)
     }
 }
 

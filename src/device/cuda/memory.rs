@@ -1,13 +1,13 @@
 //! Memory of the card: arenas, and copies there and back.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use cudarc::driver::sys;
 
 use super::{Cuda, driver::check};
 use crate::{
     base::{Error, Result, units::Bytes},
-    tensor::{ALIGNMENT_BYTES, Arena, Backing, Element, Place, Tensor, TensorMut},
+    tensor::{ALIGNMENT_BYTES, Arena, Backing, Buf, Element, Place, Tensor, TensorMut},
 };
 
 /// What the driver aligns memory to, at least.
@@ -58,8 +58,8 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // The block, which goes next, is given back to the current context.
-        let _ = self.cuda.context.bind();
+        // What waits still uses the block, which goes next, and is given back to the current context.
+        self.cuda.keep(self.cuda.context.bind().and_then(|()| self.cuda.queue().send(&self.cuda)));
     }
 }
 
@@ -82,11 +82,10 @@ unsafe impl Backing for Region {
         assert!(offset_bytes + len_bytes <= self.block.len_bytes);
         let cuda = &self.cuda;
         if cuda.standing().is_ok() && len_bytes > 0 {
-            cuda.keep(cuda.context.bind().and_then(|()| {
-                let start = self.block.address + offset_bytes as u64;
-                // SAFETY: in bounds by the assertion; behind all that was enqueued before it was given back.
-                check(unsafe { sys::cuMemsetD8Async(start, 0xFF, len_bytes, cuda.stream.0) }, "poisoning")
-            }));
+            let start = self.block.address + offset_bytes as u64;
+            // SAFETY: in bounds by the assertion; behind all that was enqueued before it was given back.
+            let fill = |()| unsafe { cuda.queue().fill(cuda, start, 0xFF, len_bytes) };
+            cuda.keep(cuda.context.bind().and_then(fill));
         }
     }
 }
@@ -134,8 +133,17 @@ impl Cuda {
         Ok([arena(pass_bytes)?, arena(persistent_bytes)?])
     }
 
-    /// Enqueues a copy to the card. Errors are kept.
+    /// Copies a part of a tensor to the card, or all of it. Errors are kept.
     pub fn upload<T: Element>(&self, to: TensorMut, from: &[T]) {
+        self.copy_to(&to, from, false);
+    }
+
+    /// Overwrites a whole block of an arena. Errors are kept.
+    pub fn write<T: Element>(&self, to: &mut Buf, from: &[T]) {
+        self.copy_to(&to.view_mut(), from, true);
+    }
+
+    fn copy_to<T: Element>(&self, to: &TensorMut, from: &[T], whole: bool) {
         assert_eq!(
             (to.shape().count(), to.dtype()),
             (from.len(), T::DTYPE),
@@ -145,11 +153,10 @@ impl Cuda {
         if self.standing().is_err() {
             return;
         }
-        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
         let (to, from) = (to.as_ref().address() as u64, bytemuck::cast_slice(from));
         // SAFETY: a tensor on the card has so many bytes there by the assertions.
-        let outcome = self.context.bind().and_then(|()| unsafe { staging.upload(&self.stream, to, from) });
-        self.keep(outcome);
+        let upload = |()| unsafe { self.queue().upload(self, to, from, whole) };
+        self.keep(self.context.bind().and_then(upload));
     }
 
     /// Waits for all that was enqueued, and copies from the card.
@@ -160,12 +167,12 @@ impl Cuda {
         assert_eq!((from.count(), from.dtype()), (to.len(), T::DTYPE), "a copy of another size or type");
         assert_eq!(from.place(), Place::Card, "a copy from the card comes from its memory");
         self.standing()?;
-        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
         let (from, to) = (from.address() as u64, bytemuck::cast_slice_mut(to));
         // SAFETY: a tensor on the card has so many bytes there by the assertions.
-        let outcome = self.context.bind().and_then(|()| unsafe { staging.download(&self.stream, from, to) });
-        drop(staging);
-        self.keep(outcome);
-        self.synchronize()
+        let download = |()| unsafe { self.queue().download(self, from, to) };
+        self.keep(self.context.bind().and_then(download));
+        self.standing()?;
+        self.state().launched.clear();
+        Ok(())
     }
 }

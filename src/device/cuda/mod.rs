@@ -13,6 +13,7 @@ mod kernels;
 mod launch;
 mod memory;
 mod multiply;
+mod queue;
 mod staging;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,11 +26,11 @@ pub use launch::{Arg, Grid};
 
 use super::Pool;
 use crate::base::{Error, Result};
-use context::{Context, Stream};
+use context::Context;
 use cublaslt::{CublasLt, Library};
 use kernels::Kernels;
 use memory::Block;
-use staging::Staging;
+use queue::Queue;
 
 /// An open card.
 pub struct Cuda {
@@ -37,10 +38,9 @@ pub struct Cuda {
     info: Info,
     state: Mutex<State>,
     // In the order in which they go: what needs the context before the context.
-    staging: Mutex<Staging>,
+    queue: Mutex<Queue>,
     products: Option<Products>,
     kernels: Kernels,
-    stream: Stream,
     context: Context,
 }
 
@@ -55,7 +55,7 @@ struct Products {
 struct State {
     /// The first error. All that was enqueued after it is worth nothing.
     failure: Option<Error>,
-    /// Kernels launched since the host last knew that all was well, each once.
+    /// Kernels enqueued since the host last knew that all was well, each once.
     launched: Vec<&'static str>,
 }
 
@@ -67,9 +67,8 @@ impl Cuda {
     pub fn open(ordinal: u32, pool: Arc<Pool>) -> Result<Arc<Self>> {
         let info = Info::of(ordinal)?;
         let context = Context::of(ordinal)?;
-        let stream = Stream::new()?;
         let kernels = Kernels::load(&info)?;
-        let staging = Mutex::new(Staging::new()?);
+        let queue = Mutex::new(Queue::new()?);
         let products = match Library::open() {
             Ok(library) => {
                 let lt = Mutex::new(CublasLt::new(library)?);
@@ -81,7 +80,7 @@ impl Cuda {
             }
         };
         let state = Mutex::default();
-        Ok(Arc::new(Self { pool, info, state, staging, products, kernels, stream, context }))
+        Ok(Arc::new(Self { pool, info, state, queue, products, kernels, context }))
     }
 
     /// Whether cuBLASLt multiplies matrices; else our own kernels do.
@@ -104,7 +103,7 @@ impl Cuda {
     /// The first thing that went wrong on the card since it was opened, with the kernel's name.
     pub fn synchronize(&self) -> Result<()> {
         self.standing()?;
-        let outcome = self.context.bind().and_then(|()| self.stream.wait());
+        let outcome = self.context.bind().and_then(|()| self.queue().wait(self));
         self.keep(outcome);
         self.standing()?;
         self.state().launched.clear();
@@ -142,6 +141,10 @@ impl Cuda {
         state.launched.push(launched);
     }
 
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -149,8 +152,10 @@ impl Cuda {
 
 impl Drop for Cuda {
     fn drop(&mut self) {
-        // What goes next must not be in use, and is given back to the current context. Nobody is left to hear of errors.
-        let _ = self.context.bind().and_then(|()| self.stream.wait());
+        // What goes next must not be in use, and is given back to the current context.
+        if self.context.bind().is_ok() {
+            self.queue().abandon();
+        }
     }
 }
 

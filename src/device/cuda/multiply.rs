@@ -1,13 +1,17 @@
 //! Matrix products on a card: by cuBLASLt where it is, else by our own kernels.
 
-use std::sync::PoisonError;
+use std::sync::{MutexGuard, PoisonError};
 
 use super::{
-    Cuda,
-    cublaslt::Shape,
+    Cuda, Products,
+    context::Stream,
+    cublaslt::{CublasLt, Shape},
     gemm_own::{self, Layout},
 };
-use crate::tensor::{DType, Tensor, TensorMut};
+use crate::{
+    base::Result,
+    tensor::{DType, Tensor, TensorMut},
+};
 
 /// Alignments beyond this make no difference to cuBLASLt.
 const ALIGNMENT_BYTES_MAX: u32 = 256;
@@ -29,13 +33,29 @@ impl Cuda {
         let alignments =
             addresses.map(|address| 1 << address.trailing_zeros().min(ALIGNMENT_BYTES_MAX.ilog2()));
         let shape = Shape { layout, m, n, k, dtypes: [a.dtype(), c.dtype()], alignments };
-        let mut lt = products.lt.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = self.context.bind().and_then(|()| {
-            // SAFETY: the tensors are of these shapes by the assertions; the workspace is of its size.
-            unsafe { lt.multiply(shape, addresses, add, products.workspace.address, self.stream.0.cast()) }
-        });
-        drop(lt);
-        self.keep(outcome);
-        self.note("cublasLtMatmul");
+        self.keep(self.context.bind().and_then(|()| {
+            products.lt().prepare(shape)?;
+            self.queue().product(self, shape, addresses, add)
+        }));
+    }
+
+    /// Enqueues a product that was put into the queue.
+    pub(super) fn start_product(
+        &self,
+        shape: Shape,
+        addresses: [u64; 3],
+        add: bool,
+        stream: &Stream,
+    ) -> Result<()> {
+        let Some(products) = &self.products else { return Ok(()) };
+        // SAFETY: the tensors were of these shapes when the product was asked for, and live until it is enqueued; the
+        // workspace is of its size.
+        unsafe { products.lt().multiply(shape, addresses, add, products.workspace.address, stream.0.cast()) }
+    }
+}
+
+impl Products {
+    fn lt(&self) -> MutexGuard<'_, CublasLt> {
+        self.lt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

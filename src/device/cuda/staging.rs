@@ -6,12 +6,12 @@ use std::ptr;
 use cudarc::driver::sys;
 
 use super::{context::Stream, driver::check};
-use crate::base::Result;
+use crate::{base::Result, tensor::ALIGNMENT_BYTES};
 
 /// Of each half, and of what comes back at once.
 const HALF_BYTES: usize = 8 << 20;
-/// Copies begin on a cache line.
-const STEP_BYTES: usize = 64;
+/// Copies begin where blocks of an arena do.
+const STEP_BYTES: usize = ALIGNMENT_BYTES;
 
 /// Host memory that the card reads and writes by itself.
 struct Pinned(*mut u8);
@@ -56,11 +56,20 @@ impl Drop for Half {
     }
 }
 
+/// A copy to the card that is not enqueued yet.
+struct Copy {
+    to: u64,
+    /// In the current half.
+    at: usize,
+    len_bytes: usize,
+}
+
 pub struct Staging {
     halves: [Half; 2],
     current: usize,
     /// Of the current half.
     used: usize,
+    waiting: Option<Copy>,
     returning: Pinned,
 }
 
@@ -70,36 +79,64 @@ unsafe impl Send for Staging {}
 impl Staging {
     pub fn new() -> Result<Self> {
         let halves = [Half::new()?, Half::new()?];
-        Ok(Self { halves, current: 0, used: 0, returning: Pinned::new()? })
+        Ok(Self { halves, current: 0, used: 0, waiting: None, returning: Pinned::new()? })
     }
 
-    /// Enqueues a copy to the card. `from` may change as soon as this returns.
+    /// Takes a copy to the card. `from` may change as soon as this returns. A copy of `whole` blocks that lie side by side
+    /// with those before it on the card, as the parts of a batch do, goes as one with theirs and with what pads them.
     ///
     /// # Safety
     /// `to` begins as many bytes of the card's memory, in the current context.
-    pub unsafe fn upload(&mut self, stream: &Stream, to: u64, mut from: &[u8]) -> Result<()> {
-        let mut to = to;
+    pub unsafe fn upload(
+        &mut self,
+        stream: &Stream,
+        mut to: u64,
+        mut from: &[u8],
+        whole: bool,
+    ) -> Result<()> {
         while !from.is_empty() {
             if self.used >= HALF_BYTES {
                 self.turn(stream)?;
             }
             let (part, rest) = from.split_at(from.len().min(HALF_BYTES - self.used));
-            // SAFETY: the part fits behind `used`, where the card fetches nothing any more; `to` by this function's
-            // promise.
-            let outcome = unsafe {
+            // SAFETY: the part fits behind `used`, where the card fetches nothing any more.
+            unsafe {
                 let place = self.halves[self.current].memory.0.add(self.used);
                 place.copy_from_nonoverlapping(part.as_ptr(), part.len());
-                sys::cuMemcpyHtoDAsync_v2(to, place.cast(), part.len(), stream.0)
-            };
-            check(outcome, "copying to the card")?;
+            }
+            match &mut self.waiting {
+                Some(copy) if whole && to.checked_sub(copy.to) == Some((self.used - copy.at) as u64) => {
+                    copy.len_bytes = self.used - copy.at + part.len();
+                }
+                _ => {
+                    self.send(stream)?;
+                    self.waiting = Some(Copy { to, at: self.used, len_bytes: part.len() });
+                }
+            }
             self.used = (self.used + part.len()).next_multiple_of(STEP_BYTES);
             (to, from) = (to + part.len() as u64, rest);
+            if !whole {
+                self.send(stream)?;
+            }
         }
         Ok(())
     }
 
+    /// Enqueues the copies that wait.
+    pub fn send(&mut self, stream: &Stream) -> Result<()> {
+        let Some(Copy { to, at, len_bytes }) = self.waiting.take() else { return Ok(()) };
+        // SAFETY: so many bytes were filled from there on, and by the promise of `upload` begin at `to`; blocks of an arena
+        // begin on a multiple of a step, so that what pads the copies pads the blocks.
+        let outcome = unsafe {
+            let place = self.halves[self.current].memory.0.add(at);
+            sys::cuMemcpyHtoDAsync_v2(to, place.cast(), len_bytes, stream.0)
+        };
+        check(outcome, "copying to the card")
+    }
+
     /// Goes on with the other half, as soon as the card has fetched all of it.
     fn turn(&mut self, stream: &Stream) -> Result<()> {
+        self.send(stream)?;
         // SAFETY: stream and event live. An event that was never recorded has happened.
         let outcomes = unsafe {
             let recorded = sys::cuEventRecord(self.halves[self.current].fetched, stream.0);
