@@ -4,7 +4,7 @@
 #include <attention.cuh>
 
 // A sequence has at most this many chunks, and a chunk no fewer keys than CHUNK_KEYS unless it is the last.
-constexpr unsigned CHUNKS_MAX = 32, CHUNK_KEYS = 256;
+constexpr unsigned CHUNKS_MAX = 32, CHUNK_KEYS = 128;
 constexpr unsigned DECODE_ROWS = 16, STAGES = 2;
 
 __device__ __forceinline__ unsigned chunk_keys(unsigned context) {
@@ -182,14 +182,18 @@ __device__ __forceinline__ void combine(
     const float highest = warp_reduce<Max>(mine.x);
     const float share = exp2_approx((mine.x - highest) * scale * LOG2_E);
     const float total = warp_reduce<Sum>(share * mine.y);
-    for (unsigned first = 0; first < dim; first += WARP) {
-        const unsigned column = first + lane();
-        float sum = 0.0f;
+    // Two columns a lane, D being even.
+    for (unsigned first = 0; first < dim; first += 2 * WARP) {
+        const unsigned column = first + 2 * lane();
+        float2 sum = make_float2(0.0f, 0.0f);
+#pragma unroll 8
         for (unsigned chunk = 0; chunk < count; chunk++) {
             const float weight = __shfl_sync(ALL_LANES, share, chunk);
-            if (column < dim) sum = fmaf(weight, sums[(place * chunks + chunk) * dim + column], sum);
+            if (column >= dim) continue;
+            const float2 part = *reinterpret_cast<const float2*>(sums + (place * chunks + chunk) * dim + column);
+            sum = make_float2(fmaf(weight, part.x, sum.x), fmaf(weight, part.y, sum.y));
         }
-        if (column < dim) o[place * dim + column] = from_float<T>(sum / total);
+        if (column < dim) store_two(o + place * dim + column, sum.x / total, sum.y / total);
     }
     if (lane() == 0) lse[place] = highest * scale + logf(total);
 }

@@ -1,7 +1,7 @@
 //! `cloister doctor`: what this machine offers, what is missing, and what to do about it. It changes nothing
 //! and opens nothing that is sealed.
 
-use std::{fs, num::NonZeroUsize, path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
 use serde::Serialize;
 
@@ -13,10 +13,11 @@ use crate::{
     },
     corpus::cage::Walls,
     device::{
-        Choice, Cuda, Pool,
+        Choice, Cuda, Device, Pool,
         cuda::{self, Driver, Info},
-        measure, threads,
     },
+    tensor::DType,
+    train::machine,
 };
 
 /// Below this a trial run of a few million parameters would start to swap.
@@ -47,6 +48,7 @@ struct Check {
 }
 
 pub fn run(_: Args, Session { settings, screen }: &Session) -> Result<()> {
+    let threads = settings.threads.map(usize::from);
     let checks = [
         version(),
         processor(),
@@ -55,7 +57,7 @@ pub fn run(_: Args, Session { settings, screen }: &Session) -> Result<()> {
         filesystem(&settings.data_dir, &read("/proc/self/mounts")),
         cage(Walls::of_this_kernel()),
         device(settings.device),
-        speed(settings.threads),
+        speed(&settings.device.open(threads).unwrap_or_else(|_| Device::cpu(threads)))?,
     ];
     for check in &checks {
         screen.show(check, draw)?;
@@ -257,15 +259,14 @@ fn kernels() -> String {
 }
 
 /// What computing can reach at most, as `bench` will report its shares of.
-fn speed(threads: Option<NonZeroUsize>) -> Check {
-    let pool = Pool::new(threads.map_or_else(threads::available, NonZeroUsize::get));
+fn speed(device: &Device) -> Result<Check> {
     let rates = [
-        ("f32 products", measure::matrix_flops_per_s::<f32>(&pool), "FLOP/s"),
-        ("bf16 products", measure::matrix_flops_per_s::<half::bf16>(&pool), "FLOP/s"),
-        ("copying memory", measure::copy_bytes_per_s(&pool), "B/s"),
+        ("f32 products", machine::matrix_flops_per_s(device, DType::F32)?, "FLOP/s"),
+        ("bf16 products", machine::matrix_flops_per_s(device, DType::Bf16)?, "FLOP/s"),
+        ("copying memory", machine::copy_bytes_per_s(device)?, "B/s"),
     ];
     let rates = rates.map(|(name, rate, unit)| format!("{name} {}{unit}", Count(rate)));
-    good("speed", rates.join(", "))
+    Ok(good("speed", rates.join(", ")))
 }
 
 #[cfg(test)]

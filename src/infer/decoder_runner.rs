@@ -81,6 +81,11 @@ impl DecoderRunner {
         Ok(runner)
     }
 
+    /// What weights, cache and passes have taken of the device's memory at most.
+    pub fn memory_bytes(&self) -> u64 {
+        (self.exec.persistent.peak_bytes() + self.exec.arena.peak_bytes()) as u64
+    }
+
     fn build(exec: Exec, config: &Config, options: RunnerOptions, shape: Shape) -> Result<Self> {
         let positions = shape.context_tokens;
         let decoder =

@@ -39,7 +39,7 @@ pub(super) struct Targets {
 pub(super) struct Paging {
     /// `[N]`: where each row's key and value go.
     pub slots: Buf,
-    /// `[S,pages of the longest]`
+    /// `[S,pages of the longest, or a few more]`
     pub tables: Buf,
     /// `[S]`
     pub contexts: Buf,
@@ -53,7 +53,11 @@ impl Batch {
     pub fn packed(exec: &Exec, tokens: &[u32], lengths: &[usize]) -> Result<Self> {
         assert_eq!(lengths.iter().sum::<usize>(), tokens.len(), "sequence lengths and tokens");
         let positions: Vec<u32> = lengths.iter().flat_map(|&length| 0..length as u32).collect();
-        Self::new(exec, tokens, &positions, lengths.iter().copied())
+        // As many sequences as the next power of two, the last ones empty: what is launched on a card is then the same
+        // for most batches, and the same launches are one graph.
+        let count = lengths.len().next_power_of_two().min(tokens.len().max(lengths.len()));
+        let lengths = lengths.iter().copied().chain(std::iter::repeat(0)).take(count);
+        Self::new(exec, tokens, &positions, lengths)
     }
 
     /// What each row is to predict, and the number that the sum of losses is multiplied with in the gradient: one
@@ -80,9 +84,11 @@ impl Batch {
                 );
             }
         }
+        // The width of the tables is a power of two: it grows seldom, and with it what is launched on a card.
         let longest = sequences.iter().map(|sequence| sequence.pages.len()).max().unwrap_or(0);
+        let longest = longest.next_power_of_two();
         let mut tables = vec![0; sequences.len() * longest];
-        for (table, sequence) in tables.chunks_exact_mut(longest.max(1)).zip(sequences) {
+        for (table, sequence) in tables.chunks_exact_mut(longest).zip(sequences) {
             table[..sequence.pages.len()].copy_from_slice(sequence.pages);
         }
         let contexts: Vec<u32> =

@@ -37,16 +37,21 @@ pub fn sum(exec: &Exec, x: Tensor) -> Result<f64> {
 
 /// [`sum_of_squares`] left where the device computes: nothing waits for it. Shapes: out `[1]` in f64.
 pub fn sum_of_squares_into(exec: &Exec, x: Tensor, out: TensorMut) -> Result<()> {
-    sum_into(exec, x, Term::Square, out)
+    total_into(exec, x, Term::Square, out)
+}
+
+/// [`sum`] left where the device computes: nothing waits for it. Shapes: out `[1]` in f64.
+pub fn sum_into(exec: &Exec, x: Tensor, out: TensorMut) -> Result<()> {
+    total_into(exec, x, Term::Element, out)
 }
 
 fn read(exec: &Exec, x: Tensor, term: Term) -> Result<f64> {
     let mut out = exec.take([1], DType::F64)?;
-    sum_into(exec, x, term, out.view_mut())?;
+    total_into(exec, x, term, out.view_mut())?;
     Ok(exec.read::<f64>(&out)?[0])
 }
 
-fn sum_into(exec: &Exec, x: Tensor, term: Term, out: TensorMut) -> Result<()> {
+fn total_into(exec: &Exec, x: Tensor, term: Term, out: TensorMut) -> Result<()> {
     let mut partials = exec.take([x.count().div_ceil(CHUNK)], DType::F64)?;
     if exec.is_dry() {
         return Ok(());

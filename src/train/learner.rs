@@ -69,6 +69,10 @@ pub struct Learner {
     /// What AdamW reads: the step's numbers, and which elements decay.
     numbers: Buf,
     decays: Buf,
+    /// What each pass of a step lost, f64: read when the whole step is under way, so that nothing waits in between.
+    losses: Buf,
+    /// Passes of this step.
+    passes: usize,
     expected: Contributions,
     optimizer: Optimizer,
 }
@@ -102,13 +106,27 @@ impl Learner {
         let moments = [zeros(len, formats.moments)?, zeros(len, formats.moments)?];
         let master = formats.master.map(|dtype| zeros(len, dtype)).transpose()?;
         let numbers = zeros(adamw::NUMBERS, DType::F64)?;
+        let losses = zeros(recipe.accumulate as usize, DType::F64)?;
         let table = decoder.table().decay_table();
         let mut decays = exec.persistent.take([table.len()], DType::U32)?;
         exec.write(&mut decays, &table);
         let expected = decoder.contributions(&exec)?.times(recipe.accumulate as u32);
         let Recipe { beta1, beta2, epsilon, weight_decay, clip, .. } = *recipe;
         let optimizer = Optimizer { beta1, beta2, epsilon, weight_decay, clip };
-        Ok(Self { exec, decoder, params, grads, moments, master, numbers, decays, expected, optimizer })
+        Ok(Self {
+            exec,
+            decoder,
+            params,
+            grads,
+            moments,
+            master,
+            numbers,
+            decays,
+            losses,
+            passes: 0,
+            expected,
+            optimizer,
+        })
     }
 
     /// Draws the initial weights.
@@ -141,19 +159,29 @@ impl Learner {
     }
 
     pub fn begin_step(&mut self) {
+        self.passes = 0;
         self.grads.begin_step(&self.expected);
     }
 
-    /// One pass, forward and backward: the sum of the losses in nats. Gradients of `scale` times that sum are
-    /// added to the step's.
-    pub fn accumulate(&mut self, packed: &Packed, scale: f64) -> Result<f64> {
+    /// One pass, forward and backward. Gradients of `scale` times the sum of its losses are added to the step's.
+    ///
+    /// # Panics
+    /// If the step has more passes than the recipe says.
+    pub fn accumulate(&mut self, packed: &Packed, scale: f64) -> Result<()> {
         let batch = batch(&self.exec, packed, scale)?;
         let mut cx = Ctx::new(&self.exec, &self.params).with_grads(&mut self.grads);
         let (losses, saved) = self.decoder.forward_loss(&mut cx, &batch)?;
-        let nats = reduce::sum(&self.exec, losses.view())?;
+        let sum = self.losses.view_mut().slice_rows(self.passes..self.passes + 1);
+        reduce::sum_into(&self.exec, losses.view(), sum)?;
+        self.passes += 1;
         drop(losses);
-        self.decoder.backward(&mut cx, &batch, saved)?;
-        Ok(nats)
+        self.decoder.backward(&mut cx, &batch, saved)
+    }
+
+    /// The sum of the losses of the step's passes in nats.
+    pub fn step_nats(&self) -> Result<f64> {
+        let losses = self.exec.read::<f64>(&self.losses)?;
+        Ok(losses[..self.passes].iter().sum())
     }
 
     /// One AdamW step with the gradients of the passes, clipped by their global norm, which is given back.
@@ -353,12 +381,12 @@ mod tests {
                         let mut learner = learner(recipe);
                         learner.on_ready(Box::new(super::super::mesh::Exchange(comm.clone())));
                         learner.begin_step();
-                        let mut nats = [0.0];
                         for pass in 0..recipe.accumulate {
                             let turn = pass * recipe.ranks + comm.rank() as u64;
                             let packed = rows(turn * recipe.micro_batch, recipe.micro_batch);
-                            nats[0] += learner.accumulate(&packed, 1.0 / 64.0).expect("a sound pass");
+                            learner.accumulate(&packed, 1.0 / 64.0).expect("a sound pass");
                         }
+                        let mut nats = [learner.step_nats().expect("sound passes")];
                         comm.sum(&mut nats).expect("both are here");
                         learner.grads.end_step().expect("every gradient is whole");
                         (host::slice::<f32>(learner.grads.flat()).to_vec(), nats[0])

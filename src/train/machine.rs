@@ -1,16 +1,15 @@
-//! What this machine offers, measured: the rate of matrix products, against which every run reports its
-//! utilisation, and the memory a run may take.
+//! What this machine offers, measured: the rates of matrix products and of memory, against which every run and every
+//! benchmark reports its utilisation, and the memory a run may take.
 
 use std::time::{Duration, Instant};
 
 use half::bf16;
 
-use super::config::Precision;
 use crate::{
     base::{Philox, Result},
-    device::{Cuda, Device, MatMut, MatRef, Pool, gemm, gemm::Product},
+    device::{Cuda, Device, MatMut, MatRef, Pool, gemm, gemm::Product, measure},
     ops::{Exec, elementwise, matmul},
-    tensor::{DType, Tensor, TensorMut},
+    tensor::{DType, TensorMut},
 };
 
 /// The sides of the square products that are timed: a larger one works better on a quiet machine, a smaller one
@@ -22,30 +21,59 @@ const MEASURE_FOR: Duration = Duration::from_millis(300);
 const CARD_SIDE_MIN: usize = 256;
 const CARD_SIDE_MAX: usize = 8192;
 const CARD_LONG_ENOUGH: Duration = Duration::from_millis(10);
+/// Distinct numbers that tensors are filled with.
+const NORMAL_NUMBERS: usize = 1 << 16;
+/// Numbers that a card copies to show how fast its memory is, and how often: far more than its caches hold.
+const CARD_COPIED: usize = 256 << 20;
+const CARD_COPIES: u32 = 10;
 
-/// FLOPs per second of matrix products in the weights' type on this device: the fastest of those that fit in a third
-/// of a second, since a neighbour can only slow one down.
-pub fn matrix_flops_per_s(device: &Device, precision: Precision) -> Result<f64> {
-    match (device, precision) {
-        (Device::Cpu(pool), Precision::F32) => Ok(fastest::<f32>(pool, 0.5)),
-        (Device::Cpu(pool), Precision::Bf16) => Ok(fastest::<bf16>(pool, bf16::from_f32(0.5))),
-        (Device::Cuda(cuda), _) => fastest_on_card(device, cuda, precision.formats().weights),
+/// FLOPs per second of matrix products of f32 or bf16 on this device: the fastest of those that fit in a third of a
+/// second, since a neighbour can only slow one down.
+pub fn matrix_flops_per_s(device: &Device, dtype: DType) -> Result<f64> {
+    match (device, dtype) {
+        (Device::Cpu(pool), DType::Bf16) => Ok(fastest::<bf16>(pool, bf16::from_f32(0.5))),
+        (Device::Cpu(pool), _) => Ok(fastest::<f32>(pool, 0.5)),
+        (Device::Cuda(cuda), _) => fastest_on_card(device, cuda, dtype),
+    }
+}
+
+/// Bytes per second that a copy within the device's memory moves: those read and those written.
+pub fn copy_bytes_per_s(device: &Device) -> Result<f64> {
+    let cuda = match device {
+        Device::Cpu(pool) => return Ok(measure::copy_bytes_per_s(pool)),
+        Device::Cuda(cuda) => cuda,
+    };
+    let bytes = CARD_COPIED * size_of::<f32>();
+    let exec = Exec::new(device.clone(), 2 * bytes, 0)?;
+    let (mut from, mut to) = (exec.take([CARD_COPIED], DType::F32)?, exec.take([CARD_COPIED], DType::F32)?);
+    elementwise::zero(&exec, from.view_mut());
+    let mut copy = |times| {
+        let began = Instant::now();
+        (0..times).for_each(|_| elementwise::cast(&exec, from.view(), to.view_mut()));
+        cuda.synchronize().map(|()| began.elapsed().as_secs_f64() / f64::from(times))
+    };
+    copy(1)?;
+    Ok(2.0 * bytes as f64 / copy(CARD_COPIES)?)
+}
+
+/// Bytes per second that are read from the device's memory; a card is taken to read as fast as it copies.
+pub fn read_bytes_per_s(device: &Device) -> Result<f64> {
+    match device {
+        Device::Cpu(pool) => Ok(measure::read_bytes_per_s(pool)),
+        Device::Cuda(_) => copy_bytes_per_s(device),
     }
 }
 
 /// Ever larger products, until one takes long enough that its launch does not count.
 fn fastest_on_card(device: &Device, cuda: &Cuda, dtype: DType) -> Result<f64> {
     let mut fastest = 0f64;
-    // A card multiplies zeros faster than what a run multiplies.
-    let mut rng = Philox::new(0, 0);
-    let normal: Vec<f32> = (0..CARD_SIDE_MIN * CARD_SIDE_MIN).map(|_| rng.normal()).collect();
     let sides = std::iter::successors(Some(CARD_SIDE_MIN), |side| Some(2 * side));
     for side in sides.take_while(|&side| side <= CARD_SIDE_MAX) {
-        let bytes = 3 * side * side * dtype.size_bytes() + normal.len() * size_of::<f32>();
+        let bytes = 3 * side * side * dtype.size_bytes() + NORMAL_NUMBERS * size_of::<f32>();
         let exec = Exec::new(device.clone(), bytes, 0)?;
-        let normal = exec.upload([normal.len()], &normal)?;
         let mut matrices = [exec.take([side, side], dtype)?, exec.take([side, side], dtype)?];
-        matrices.iter_mut().for_each(|matrix| fill(&exec, normal.view(), matrix.view_mut()));
+        // A card multiplies zeros faster than what a run multiplies.
+        matrices.iter_mut().try_for_each(|matrix| fill_normal(&exec, matrix.view_mut()))?;
         let mut product = exec.take([side, side], dtype)?;
         let mut multiply = || {
             let began = Instant::now();
@@ -62,11 +90,18 @@ fn fastest_on_card(device: &Device, cuda: &Cuda, dtype: DType) -> Result<f64> {
     Ok(fastest)
 }
 
-/// Writes `numbers` into a matrix again and again.
-fn fill(exec: &Exec, numbers: Tensor, mut matrix: TensorMut) {
-    for start in (0..matrix.shape().count()).step_by(numbers.count()) {
-        elementwise::cast(exec, numbers, matrix.reborrow().window(start, [numbers.count()]));
+/// Fills a tensor with normal numbers, which repeat.
+pub fn fill_normal(exec: &Exec, mut tensor: TensorMut) -> Result<()> {
+    let mut rng = Philox::new(0, 0);
+    let numbers: Vec<f32> = (0..NORMAL_NUMBERS).map(|_| rng.normal()).collect();
+    let numbers = exec.upload([numbers.len()], &numbers)?;
+    let count = tensor.shape().count();
+    for start in (0..count).step_by(NORMAL_NUMBERS) {
+        let len = NORMAL_NUMBERS.min(count - start);
+        let part = tensor.reborrow().window(start, [len]);
+        elementwise::cast(exec, numbers.view().window(0, [len]), part);
     }
+    Ok(())
 }
 
 fn fastest<T: Product<f32, Scale = f32>>(pool: &Pool, number: T) -> f64 {
@@ -126,9 +161,9 @@ mod tests {
 
     #[test]
     fn a_matrix_product_takes_time() {
-        for precision in [Precision::F32, Precision::Bf16] {
-            let rate = matrix_flops_per_s(&Device::cpu(Some(1)), precision).expect("a processor");
-            assert!((1e6..1e14).contains(&rate), "{precision:?}: {rate}");
+        for dtype in [DType::F32, DType::Bf16] {
+            let rate = matrix_flops_per_s(&Device::cpu(Some(1)), dtype).expect("a processor");
+            assert!((1e6..1e14).contains(&rate), "{dtype:?}: {rate}");
         }
     }
 }

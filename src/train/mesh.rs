@@ -121,12 +121,11 @@ impl<'a> Member<'a> {
         let recipe = self.job.recipe;
         let scale = 1.0 / recipe.tokens_per_step() as f64;
         self.learner.begin_step();
-        let mut nats = 0.0;
         for pass in 0..recipe.accumulate {
             self.load(step, pass)?;
-            nats += self.learner.accumulate(&self.packed, scale)?;
+            self.learner.accumulate(&self.packed, scale)?;
         }
-        let mut sums = [nats, f64::from(u8::from(stop))];
+        let mut sums = [self.learner.step_nats()?, f64::from(u8::from(stop))];
         self.comm.sum(&mut sums)?;
         let [nats, stops] = sums;
         if !nats.is_finite() {

@@ -158,7 +158,8 @@ pub fn run(spec: &PlanSpec, depot: &dyn Depot, _monitor: &dyn Monitor) -> Result
     let data = Data::open(spec.tokenizer, &spec.shards, depot)?;
     let device = spec.device.open(spec.threads)?;
     let config = spec.config.clone().on(&device);
-    let rate = machine::matrix_flops_per_s(&device, config.precision.unwrap_or_default())?;
+    let precision = config.precision.unwrap_or_default();
+    let rate = machine::matrix_flops_per_s(&device, precision.formats().weights)?;
     let recipe = Recipe::settle(&config, &data.facts, Some(rate * UTILISATION_ASSUMED))?;
     let plan = Plan::new(recipe, data.facts, &device, rate)?;
     plan.memory.check_fits(&device)?;

@@ -134,7 +134,7 @@ pub fn run(spec: &PretrainSpec, depot: &dyn Depot, monitor: &dyn Monitor) -> Res
     let config = spec.config.clone().on(&device);
     let stated = config.precision.unwrap_or_default();
     let precision = kept.as_ref().map_or(stated, |(_, state)| state.recipe.precision);
-    let matrix_flops_per_s = machine::matrix_flops_per_s(&device, precision)?;
+    let matrix_flops_per_s = machine::matrix_flops_per_s(&device, precision.formats().weights)?;
     let (from, state) = match kept {
         Some((from, state)) => (Some(from), state),
         None => (None, begin(spec, &config, &data, &device, matrix_flops_per_s, monitor)?),

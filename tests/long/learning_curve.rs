@@ -6,6 +6,7 @@
 //!
 //! CLOISTER_CURVE_STEPS (1000) is the length of the schedule, CLOISTER_CURVE_THREADS the number of threads.
 //! CLOISTER_CURVE_STOP ends it after that step; the same command goes on from there, or from where it was killed.
+//! CLOISTER_CURVE_DEVICE (cpu) and CLOISTER_CURVE_PRECISION (f32) say where and in what.
 
 use std::fs::File;
 use std::io::Write;
@@ -19,7 +20,7 @@ use cloister::corpus::{
 };
 use cloister::device::{Choice, Device};
 use cloister::train::{
-    Purpose, Recipe, RunConfig, ScheduleKind,
+    Precision, Purpose, Recipe, RunConfig, ScheduleKind,
     checkpoint::{Reading, RunState},
     data::Data,
     learner::{Learner, Needs},
@@ -86,10 +87,11 @@ fn learning_curve() {
             let run = Id::from_parts(IdKind::Run, 1, [0; 10]);
             PretrainSpec {
                 run,
-                config: config(steps),
+                config: RunConfig { precision: Some(precision()), ..config(steps) },
                 tokenizer,
                 shards,
-                device: Choice::Cpu,
+                device: text_of("CLOISTER_CURVE_DEVICE")
+                    .map_or(Choice::Cpu, |name| name.parse().expect("a device")),
                 threads,
                 resume: None,
             }
@@ -129,8 +131,20 @@ fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from)
 }
 
+fn text_of(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|number| number.parse().expect("a number"))
+    text_of(name).map(|number| number.parse().expect("a number"))
+}
+
+fn precision() -> Precision {
+    match text_of("CLOISTER_CURVE_PRECISION").as_deref() {
+        None | Some("f32") => Precision::F32,
+        Some("bf16") => Precision::Bf16,
+        Some(other) => panic!("{other} is neither f32 nor bf16"),
+    }
 }
 
 fn open(directory: &Path) -> Vault {

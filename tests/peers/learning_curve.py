@@ -33,10 +33,11 @@ def loss_sum(model, inputs, targets, positions):
                                              ignore_index=2**32 - 1)
 
 
-def train(directory, threads, steps_wanted):
+def train(directory, threads, device, steps_wanted):
     import torch, transformers
     from safetensors.torch import load_file
     torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = False
     run = json.loads((directory / "run.json").read_text())
     context, rows_per_step = run["context"], run["rows_per_step"]
     config = transformers.LlamaConfig(**run["config"], attn_implementation="sdpa")
@@ -44,13 +45,14 @@ def train(directory, threads, steps_wanted):
     missing = model.load_state_dict(load_file(directory / "init.safetensors"), strict=False)
     assert not missing.unexpected_keys and set(missing.missing_keys) <= {"lm_head.weight"}, missing
     model.tie_weights()
+    model.to(device)
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": run["weight_decay"]},
                                    {"params": others, "weight_decay": 0.0}],
                                   lr=0.0, betas=(run["beta1"], run["beta2"]), eps=run["epsilon"])
-    inputs, targets, positions = read_rows(directory / "rows.bin", context)
-    heldout = read_rows(directory / "heldout.bin", context)
+    inputs, targets, positions = (part.to(device) for part in read_rows(directory / "rows.bin", context))
+    heldout = [part.to(device) for part in read_rows(directory / "heldout.bin", context)]
     sample = run["heldout_sample"]
 
     def evaluate(rows):
@@ -86,14 +88,14 @@ def train(directory, threads, steps_wanted):
                         "step": step + 1, "elapsed_s": time.time() - began}, saved)
             print(point, f"{(step + 1) * rows_per_step * context / (time.time() - began):.0f} tok/s", flush=True)
             result = {"curve": curve, "torch": torch.__version__, "transformers": transformers.__version__,
-                      "threads": threads, "elapsed_s": time.time() - began}
+                      "threads": threads, "device": device, "elapsed_s": time.time() - began}
             (directory / "torch.json").write_text(json.dumps(result))
     result["heldout_loss"] = evaluate(list(range(len(heldout[0]))))
     (directory / "torch.json").write_text(json.dumps(result))
     print("held-out loss over every document:", result["heldout_loss"])
 
 
-def picture(directory, path):
+def picture(directory, path, others):
     import matplotlib
     matplotlib.use("svg")
     matplotlib.rcParams.update({"svg.hashsalt": "cloister", "font.size": 9, "svg.fonttype": "none"})
@@ -115,6 +117,9 @@ def picture(directory, path):
                   label=f"{name}, training")
         axes.plot(steps, [point["heldout_loss"] for point in side["curve"]], line, color=colour, marker=".",
                   label=f"{name}, held-out (step {last}: {side['last']:.4f})")
+    for place, (name, other) in enumerate(others):
+        axes.plot([point["step"] for point in other["curve"]], [point["heldout_loss"] for point in other["curve"]],
+                  ":", color=f"C{2 + place}", label=f"{name}, held-out (step {last}: {other['heldout_loss']:.4f})")
     off = abs(ours["last"] / torch["last"] - 1)
     axes.set(xlabel=f"step of {run['rows_per_step'] * run['context']} tokens", ylabel="nats per token",
              title=f"tinyshakespeare, {run['parameters'] / 1e6:.1f}M parameters, step {last} of "
@@ -131,10 +136,13 @@ def picture(directory, path):
 arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 arguments.add_argument("directory", type=pathlib.Path)
 arguments.add_argument("--threads", type=int, default=2)
+arguments.add_argument("--device", default="cpu", help="where PyTorch computes, cuda for example")
 arguments.add_argument("--steps", type=int, help="stop after so many")
 arguments.add_argument("--picture", type=pathlib.Path)
+arguments.add_argument("--beside", nargs=2, action="append", default=[], metavar=("NAME", "OURS.json"),
+                       help="another run of ours in the picture, on a card for example")
 given = arguments.parse_args()
 if given.picture:
-    picture(given.directory, given.picture)
+    picture(given.directory, given.picture, [(name, json.loads(pathlib.Path(path).read_text())) for name, path in given.beside])
 else:
-    train(given.directory, given.threads, given.steps)
+    train(given.directory, given.threads, given.device, given.steps)

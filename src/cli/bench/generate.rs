@@ -55,7 +55,7 @@ pub fn prefill(args: &Args, device: &Device) -> Result<Report> {
     let tokens = bench.tokens(args.tokens);
     let seconds = timed(WARM_UP, args.times.unwrap_or(6) as usize, |_| bench.pass(&tokens, 0, 1))?;
     let work = bench.work("prefill", args, f64::from(args.tokens), 1.0, f64::from(args.tokens) / 2.0);
-    Ok(work.report(device, seconds, None))
+    work.report(device, seconds, None)
 }
 
 /// Reads the prompts, then decodes one token of every sequence in each pass.
@@ -73,7 +73,7 @@ pub fn decode(args: &Args, device: &Device) -> Result<Report> {
     })?;
     let seen = f64::from(args.tokens) + f64::from(passes) / 2.0;
     let work = bench.work("decode", args, f64::from(args.batch), f64::from(args.batch), seen);
-    Ok(work.report(device, seconds, None))
+    work.report(device, seconds, None)
 }
 
 struct Bench {
@@ -139,11 +139,12 @@ impl Bench {
         Work {
             bench,
             dtype: args.dtype,
-            parameters: shape.parameters(),
+            parameters: Some(shape.parameters()),
             tokens,
             flops: 2.0 * (matrices * tokens + embedding * rows) + 4.0 * layers * dim * seen * tokens,
             // Of the embedding only the tokens' own rows are read.
             bytes: (matrices + embedding + cache) * element_bytes,
+            memory_bytes: self.runner.memory_bytes(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `cloister bench`: how fast this machine trains and generates, with a model of any shape and random weights,
 //! as numbers and as a share of what the machine can do at most. It needs no data directory and leaves nothing.
 
+mod attention;
 mod generate;
 mod pretrain;
 mod sealing;
@@ -16,9 +17,9 @@ use crate::{
         Result,
         units::{Bytes, Count},
     },
-    device::{Device, Pool, measure},
+    device::Device,
     tensor::DType,
-    train::{self, Precision},
+    train::{self, Precision, machine},
 };
 
 #[derive(Debug, Subcommand)]
@@ -29,6 +30,8 @@ pub enum Command {
     Prefill(generate::Args),
     /// Writing an answer, one token after the other
     Decode(generate::Args),
+    /// Attention alone, forward or backward
+    Attention(attention::Args),
     /// Reading and writing through the vault, beside plain files
     Sealing(sealing::Args),
 }
@@ -39,6 +42,7 @@ pub fn run(command: Command, session: &Session) -> Result<()> {
         Command::Pretrain(args) => pretrain::run(&args, &device)?,
         Command::Prefill(args) => generate::prefill(&args, &device)?,
         Command::Decode(args) => generate::decode(&args, &device)?,
+        Command::Attention(args) => attention::run(&args, &device)?,
         Command::Sealing(args) => return sealing::run(&args, session),
     };
     session.screen.show(&report, draw)
@@ -98,13 +102,6 @@ impl Dtype {
             Self::Bf16 => DType::Bf16,
         }
     }
-
-    fn matrix_flops_per_s(self, pool: &Pool) -> f64 {
-        match self {
-            Self::F32 => measure::matrix_flops_per_s::<f32>(pool),
-            Self::Bf16 => measure::matrix_flops_per_s::<half::bf16>(pool),
-        }
-    }
 }
 
 /// What a benchmark found. Scripts rely on the first four numbers.
@@ -115,53 +112,78 @@ struct Report {
     flops_per_s: f64,
     /// What must be moved at least: the weights of every pass, what AdamW reads and writes, the KV cache.
     bytes_per_s: f64,
-    /// The highest that this process has stood, program and all.
+    /// On a processor the highest that this process has stood, program and all; on a card what was taken of it.
     peak_memory_bytes: u64,
     bench: &'static str,
     dtype: Dtype,
-    threads: usize,
-    parameters: u64,
+    device: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<u64>,
     /// Of one step, pass or token.
     median_s: f64,
     /// What this machine reached beside it: matrix products of this type, and reading memory.
     machine_flops_per_s: f64,
     machine_read_bytes_per_s: f64,
+    /// What the card could reach by its clocks, if it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak: Option<Peak>,
     #[serde(skip_serializing_if = "Option::is_none")]
     loss: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Peak {
+    flops_per_s: f64,
+    bytes_per_s: f64,
+}
+
+impl Peak {
+    fn of(device: &Device, dtype: Dtype) -> Option<Self> {
+        let Device::Cuda(cuda) = device else { return None };
+        let info = cuda.info();
+        let flops_per_s = info.matrix_flops_per_s(dtype.dtype())?;
+        Some(Self { flops_per_s, bytes_per_s: info.memory_bytes_per_s })
+    }
 }
 
 /// What a benchmark does once: so many tokens, FLOPs and bytes.
 struct Work {
     bench: &'static str,
     dtype: Dtype,
-    parameters: u64,
+    parameters: Option<u64>,
     tokens: f64,
     flops: f64,
     bytes: f64,
+    /// What it takes of the device's memory at its highest.
+    memory_bytes: u64,
 }
 
 impl Work {
     /// The report for this work, done in the median of `seconds`.
-    fn report(self, device: &Device, mut seconds: Vec<f64>, loss: Option<f64>) -> Report {
+    fn report(self, device: &Device, mut seconds: Vec<f64>, loss: Option<f64>) -> Result<Report> {
+        let Self { bench, dtype, parameters, tokens, flops, bytes, memory_bytes } = self;
         // Before the yardsticks take memory of their own.
-        let peak_memory_bytes = peak_memory_bytes();
+        let peak_memory_bytes = match device {
+            Device::Cpu(_) => peak_memory_bytes(),
+            Device::Cuda(_) => memory_bytes,
+        };
         seconds.sort_by(f64::total_cmp);
         let median_s = seconds[seconds.len() / 2];
-        let Self { bench, dtype, parameters, tokens, flops, bytes } = self;
-        Report {
+        Ok(Report {
             tokens_per_s: tokens / median_s,
             flops_per_s: flops / median_s,
             bytes_per_s: bytes / median_s,
             peak_memory_bytes,
             bench,
             dtype,
-            threads: device.pool().threads(),
+            device: device.to_string(),
             parameters,
             median_s,
-            machine_flops_per_s: dtype.matrix_flops_per_s(device.pool()),
-            machine_read_bytes_per_s: measure::read_bytes_per_s(device.pool()),
+            machine_flops_per_s: machine::matrix_flops_per_s(device, dtype.dtype())?,
+            machine_read_bytes_per_s: machine::read_bytes_per_s(device)?,
+            peak: Peak::of(device, dtype),
             loss,
-        }
+        })
     }
 }
 
@@ -187,27 +209,30 @@ fn peak_memory_bytes() -> u64 {
 }
 
 fn draw(screen: &Screen, report: &Report) -> Result<()> {
-    let Report { bench, dtype, threads, parameters, .. } = report;
-    screen.line(format_args!(
-        "{bench}: {} parameters, {dtype:?}, {threads} threads",
-        Count(*parameters as f64)
-    ))?;
+    let Report { bench, dtype, device, parameters, peak, .. } = report;
+    let parameters =
+        parameters.map(|count| format!("{} parameters, ", Count(count as f64))).unwrap_or_default();
+    screen.line(format_args!("{bench}: {parameters}{dtype:?}, {device}"))?;
     screen.line(format_args!(
         "  {:>10} tokens/s ({:.2} ms each time)",
         Count(report.tokens_per_s),
         1e3 * report.median_s
     ))?;
-    let share = |part: f64, whole: f64| 100.0 * part / whole;
-    screen.line(format_args!(
-        "  {:>10} FLOP/s, {:.0}% of what matrix products reach here",
-        Count(report.flops_per_s),
-        share(report.flops_per_s, report.machine_flops_per_s)
-    ))?;
-    screen.line(format_args!(
-        "  {:>10} B/s, {:.0}% of what reading memory reaches here",
-        Count(report.bytes_per_s),
-        share(report.bytes_per_s, report.machine_read_bytes_per_s)
-    ))?;
+    let line = |rate: f64, unit: &str, reached: f64, what: &str, peak: Option<f64>| {
+        let share = |whole: f64| 100.0 * rate / whole;
+        let peak =
+            peak.map(|peak| format!(", {:.0}% of the {} that its clocks allow", share(peak), Count(peak)));
+        screen.line(format_args!(
+            "  {:>10} {unit}, {:.0}% of the {} that {what} reaches here{}",
+            Count(rate),
+            share(reached),
+            Count(reached),
+            peak.unwrap_or_default()
+        ))
+    };
+    let peaks = peak.map(|peak| (peak.flops_per_s, peak.bytes_per_s)).unzip();
+    line(report.flops_per_s, "FLOP/s", report.machine_flops_per_s, "multiplying matrices", peaks.0)?;
+    line(report.bytes_per_s, "B/s", report.machine_read_bytes_per_s, "reading memory", peaks.1)?;
     screen.line(format_args!("  {:>10} of memory at most", Bytes(report.peak_memory_bytes).to_string()))
 }
 
@@ -224,13 +249,18 @@ mod tests {
                 ("pretrain", ["--ctx", "8", "--batch", "2", "--steps", "2"]),
                 ("prefill", ["--tokens", "16", "--times", "2", "--context", "32"]),
                 ("decode", ["--tokens", "4", "--times", "3", "--context", "32"]),
+                ("attention", ["--ctx", "8", "--batch", "2", "--times", "2"]),
+                ("attention", ["--ctx", "8", "--backward", "--times", "2", "--batch=2"]),
             ] {
-                let words = [["bench", bench, "--dtype", dtype].as_slice(), &shape, &sizes].concat();
+                let shape =
+                    if bench == "attention" { &["--heads", "2", "--head-dim", "16"] } else { &shape[..] };
+                let words = [["bench", bench, "--dtype", dtype].as_slice(), shape, &sizes].concat();
                 let command = Arguments::parse_from(words).command;
                 let report = match command {
                     Command::Pretrain(args) => pretrain::run(&args, &device),
                     Command::Prefill(args) => generate::prefill(&args, &device),
                     Command::Decode(args) => generate::decode(&args, &device),
+                    Command::Attention(args) => attention::run(&args, &device),
                     Command::Sealing(_) => unreachable!("not among the words"),
                 }
                 .expect("a small model runs");

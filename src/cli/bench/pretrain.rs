@@ -57,19 +57,21 @@ pub fn run(args: &Args, device: &Device) -> Result<Report> {
     let mut loss = 0.0;
     let seconds = timed(WARM_UP, args.steps as usize, |step| {
         learner.begin_step();
-        loss = learner.accumulate(&packed, 1.0 / tokens)? / tokens;
+        learner.accumulate(&packed, 1.0 / tokens)?;
+        loss = learner.step_nats()? / tokens;
         learner.update(recipe.schedule.peak, step as u64 + 1)?;
         Ok(())
     })?;
     let work = Work {
         bench: "pretrain",
         dtype: args.dtype,
-        parameters: recipe.shape.parameters(),
+        parameters: Some(recipe.shape.parameters()),
         tokens,
         flops: tokens * recipe.shape.flops_per_token().training,
         bytes: args.bytes_per_step(recipe.shape.parameters() as f64),
+        memory_bytes: learner.used().total_bytes(),
     };
-    Ok(work.report(device, seconds, Some(loss)))
+    work.report(device, seconds, Some(loss))
 }
 
 impl Args {

@@ -13,7 +13,7 @@ use crate::{
 
 /// Chunks of keys that a sequence is split into at most, and the fewest keys of a chunk, where rows are few.
 const CHUNKS_MAX: usize = 32;
-const CHUNK_KEYS: usize = 256;
+const CHUNK_KEYS: usize = 128;
 /// Stacked query rows of a block there.
 const DECODE_ROWS: usize = 16;
 const COMBINE_WARPS: usize = 4;
