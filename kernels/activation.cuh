@@ -1,7 +1,7 @@
 // Activation functions and their slopes.
 #pragma once
 
-#include <common.cuh>
+#include <ptx.cuh>
 
 struct Curve {
     float value, slope;

@@ -57,7 +57,7 @@ pub fn run(_: Args, Session { settings, screen }: &Session) -> Result<()> {
         filesystem(&settings.data_dir, &read("/proc/self/mounts")),
         cage(Walls::of_this_kernel()),
         device(settings.device),
-        speed(&settings.device.open(threads).unwrap_or_else(|_| Device::cpu(threads)))?,
+        speed(&settings.device.open(threads).unwrap_or_else(|_| Device::cpu(threads))),
     ];
     for check in &checks {
         screen.show(check, draw)?;
@@ -259,14 +259,22 @@ fn kernels() -> String {
 }
 
 /// What computing can reach at most, as `bench` will report its shares of.
-fn speed(device: &Device) -> Result<Check> {
-    let rates = [
-        ("f32 products", machine::matrix_flops_per_s(device, DType::F32)?, "FLOP/s"),
-        ("bf16 products", machine::matrix_flops_per_s(device, DType::Bf16)?, "FLOP/s"),
-        ("copying memory", machine::copy_bytes_per_s(device)?, "B/s"),
-    ];
-    let rates = rates.map(|(name, rate, unit)| format!("{name} {}{unit}", Count(rate)));
-    Ok(good("speed", rates.join(", ")))
+fn speed(device: &Device) -> Check {
+    let measure = || -> Result<String> {
+        let rates = [
+            ("f32 products", machine::matrix_flops_per_s(device, DType::F32)?, "FLOP/s"),
+            ("bf16 products", machine::matrix_flops_per_s(device, DType::Bf16)?, "FLOP/s"),
+            ("copying memory", machine::copy_bytes_per_s(device)?, "B/s"),
+        ];
+        Ok(rates.map(|(name, rate, unit)| format!("{name} {}{unit}", Count(rate))).join(", "))
+    };
+    match measure() {
+        Ok(rates) => good("speed", rates),
+        Err(error) => {
+            let remedy = error.remedy_text().unwrap_or("look at the device's own check above").to_owned();
+            lacking("speed", State::Poor, format!("not measured: {error}"), &remedy)
+        }
+    }
 }
 
 #[cfg(test)]

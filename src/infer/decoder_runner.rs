@@ -12,7 +12,10 @@ use crate::{
 };
 
 /// Rows of a pass over single tokens. Up to here a matrix product takes each row alone, in one order of sums.
-pub const SINGLES_MAX: usize = 32;
+const SINGLES_MAX: usize = 32;
+const SINGLES_MAX_ON_CARD: usize = 64;
+/// Of the memory that a card has free, the share that pages of keys and values may take.
+const KV_SHARE_ON_CARD: u64 = 4;
 /// Positions of a block: small enough to waste little, large enough to be read in one go.
 pub const BLOCK_TOKENS: usize = 16;
 /// Smaller passes than the measured ones may leave gaps between their buffers; pages cost nothing until they
@@ -29,22 +32,37 @@ pub struct RunnerOptions {
     pub kv_bytes_max: usize,
     /// Tokens of the longest part.
     pub prompt_piece: usize,
+    /// Single tokens that run in one pass.
+    pub singles: usize,
 }
 
 impl Default for RunnerOptions {
     fn default() -> Self {
-        Self { dtype: DType::F32, whole_sequences: SINGLES_MAX, kv_bytes_max: 2 << 30, prompt_piece: 256 }
+        Self {
+            dtype: DType::F32,
+            whole_sequences: SINGLES_MAX,
+            kv_bytes_max: 2 << 30,
+            prompt_piece: 256,
+            singles: SINGLES_MAX,
+        }
     }
 }
 
 impl RunnerOptions {
-    /// On the processor f32; on a card bf16, which its matrix units are made for.
-    pub fn on(device: &Device) -> Self {
-        let dtype = match device {
-            Device::Cpu(_) => DType::F32,
-            Device::Cuda(_) => DType::Bf16,
-        };
-        Self { dtype, ..Self::default() }
+    /// On the processor f32; on a card bf16, which its matrix units are made for, and larger passes.
+    ///
+    /// # Errors
+    /// Where a card does not say how much memory it has left.
+    pub fn on(device: &Device) -> Result<Self> {
+        let Device::Cuda(cuda) = device else { return Ok(Self::default()) };
+        let (free, _) = cuda.free_bytes()?;
+        Ok(Self {
+            dtype: DType::Bf16,
+            whole_sequences: SINGLES_MAX_ON_CARD,
+            kv_bytes_max: (free / KV_SHARE_ON_CARD) as usize,
+            prompt_piece: 1024,
+            singles: SINGLES_MAX_ON_CARD,
+        })
     }
 }
 
@@ -54,6 +72,7 @@ pub struct DecoderRunner {
     params: Params,
     kv: PagedKv,
     shape: Shape,
+    singles: usize,
 }
 
 impl DecoderRunner {
@@ -92,7 +111,7 @@ impl DecoderRunner {
             Decoder::new(&exec, config, Options { dtype: options.dtype, recompute: false, positions })?;
         let params = decoder.new_params(&exec)?;
         let kv = decoder.new_kv(&exec, shape.blocks, BLOCK_TOKENS)?;
-        Ok(Self { decoder, params, kv, shape, exec })
+        Ok(Self { decoder, params, kv, shape, singles: options.singles, exec })
     }
 
     /// The memory of the largest passes: the last piece of a full context, and a full batch of single tokens.
@@ -103,7 +122,7 @@ impl DecoderRunner {
         let tokens = vec![0; piece];
         let part = |tokens, past| Part { tokens, past, blocks: &blocks, wants_logits: true };
         self.pass(&[part(&tokens, context - piece)], &mut |_, _| {})?;
-        self.pass(&[part(&tokens[..1], context - 1); SINGLES_MAX], &mut |_, _| {})?;
+        self.pass(&vec![part(&tokens[..1], context - 1); options.singles], &mut |_, _| {})?;
         Ok(self.exec.arena.peak_bytes())
     }
 
@@ -164,7 +183,7 @@ impl StepModel for DecoderRunner {
             (0..parts.len()).partition(|&place| parts[place].tokens.len() == 1);
         // A piece of a prompt is a pass of its own: how a product sums depends on the rows of its pass, and
         // those must be the sequence's own.
-        for group in singles.chunks(SINGLES_MAX).chain(pieces.chunks(1)) {
+        for group in singles.chunks(self.singles).chain(pieces.chunks(1)) {
             let group_parts: Vec<Part<'_>> = group.iter().map(|&place| parts[place]).collect();
             self.pass(&group_parts, &mut |place, row| {
                 if let Some(at) = places[group[place]] {

@@ -45,7 +45,7 @@ pub struct GenerateOutcome {
 pub fn run(spec: &GenerateSpec, depot: &dyn Depot, monitor: &dyn Monitor) -> Result<GenerateOutcome> {
     spec.sampling.validate()?;
     let device = spec.device.open(spec.threads)?;
-    let options = RunnerOptions { whole_sequences: 1, ..RunnerOptions::on(&device) };
+    let options = RunnerOptions { whole_sequences: 1, ..RunnerOptions::on(&device)? };
     let options = match spec.dtype.as_deref() {
         Some(name) => RunnerOptions { dtype: dtype(name)?, ..options },
         None => options,

@@ -6,6 +6,7 @@ use super::{
     decoder_runner::{DecoderRunner, RunnerOptions},
     engine::EngineOptions,
     prompt::end_tokens,
+    scheduler::StepBudget,
 };
 use crate::{
     base::{Id, Result},
@@ -34,7 +35,12 @@ pub fn engine(
         DecoderRunner::new(device, &config, options, |_, params| weights::load(params, &[file]))
     };
     let runner = loading().map_err(|error| error.context(format!("loading the model {model}")))?;
-    let mut engine_options = EngineOptions { end_tokens: end_tokens(&tokenizer), ..EngineOptions::default() };
-    engine_options.budget.prompt_piece = options.prompt_piece;
+    let budget = StepBudget {
+        tokens: options.singles + 2 * options.prompt_piece,
+        sequences: options.singles,
+        prompt_piece: options.prompt_piece,
+    };
+    let engine_options =
+        EngineOptions { budget, end_tokens: end_tokens(&tokenizer), ..EngineOptions::default() };
     Engine::start(Box::new(runner), tokenizer, engine_options)
 }

@@ -38,7 +38,9 @@ pub fn forward(
             let branch = branch.as_ref().map_or(Arg::NULL, Arg::from);
             let args =
                 [sum.into(), branch, w.into(), (&y).into(), (&rstd).into(), c.into(), (eps as f32).into()];
-            let grid = card::rows(sum.rows(), c, sum.dtype()).with_shared_bytes(c * sum.dtype().size_bytes());
+            let grid = card::rows(sum.rows(), c, sum.dtype())
+                .with_shared_bytes(c * sum.dtype().size_bytes())
+                .early();
             card::launch(cuda, "rmsnorm_forward", sum.dtype(), grid, &args);
         }
     }

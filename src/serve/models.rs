@@ -43,7 +43,7 @@ fn open(warden: &Warden, model: &ServedModel, device: Device) -> Result<Served> 
         Some(source) => ChatTemplate::parse(source)?,
         None => ChatTemplate::default(),
     };
-    let options = RunnerOptions::on(&device);
+    let options = RunnerOptions::on(&device)?;
     let engine = load::engine(warden.depot(), model.model, model.tokenizer, device, options)?;
     let facts = ModelFacts {
         id: model.model,

@@ -23,9 +23,11 @@ const CARD_SIDE_MAX: usize = 8192;
 const CARD_LONG_ENOUGH: Duration = Duration::from_millis(10);
 /// Distinct numbers that tensors are filled with.
 const NORMAL_NUMBERS: usize = 1 << 16;
-/// Numbers that a card copies to show how fast its memory is, and how often: far more than its caches hold.
-const CARD_COPIED: usize = 256 << 20;
+/// Numbers that a card copies to show how fast its memory is, and how often: at last far more than its caches hold.
+const CARD_COPIED_MIN: usize = 1 << 20;
+const CARD_COPIED_MAX: usize = 256 << 20;
 const CARD_COPIES: u32 = 10;
+const CARD_COPY_LONG_ENOUGH: Duration = Duration::from_micros(600);
 
 /// FLOPs per second of matrix products of f32 or bf16 on this device: the fastest of those that fit in a third of a
 /// second, since a neighbour can only slow one down.
@@ -43,17 +45,29 @@ pub fn copy_bytes_per_s(device: &Device) -> Result<f64> {
         Device::Cpu(pool) => return Ok(measure::copy_bytes_per_s(pool)),
         Device::Cuda(cuda) => cuda,
     };
-    let bytes = CARD_COPIED * size_of::<f32>();
-    let exec = Exec::new(device.clone(), 2 * bytes, 0)?;
-    let (mut from, mut to) = (exec.take([CARD_COPIED], DType::F32)?, exec.take([CARD_COPIED], DType::F32)?);
-    elementwise::zero(&exec, from.view_mut());
-    let mut copy = |times| {
-        let began = Instant::now();
-        (0..times).for_each(|_| elementwise::cast(&exec, from.view(), to.view_mut()));
-        cuda.synchronize().map(|()| began.elapsed().as_secs_f64() / f64::from(times))
-    };
-    copy(1)?;
-    Ok(2.0 * bytes as f64 / copy(CARD_COPIES)?)
+    let mut fastest = 0f64;
+    let counts = std::iter::successors(Some(CARD_COPIED_MIN), |count| Some(2 * count));
+    for count in counts.take_while(|&count| count <= CARD_COPIED_MAX) {
+        let bytes = 2 * count * size_of::<f32>();
+        if bytes as u64 > cuda.free_bytes()?.0 {
+            break;
+        }
+        let exec = Exec::new(device.clone(), bytes, 0)?;
+        let (mut from, mut to) = (exec.take([count], DType::F32)?, exec.take([count], DType::F32)?);
+        elementwise::zero(&exec, from.view_mut());
+        let mut copy = |times| {
+            let began = Instant::now();
+            (0..times).for_each(|_| elementwise::cast(&exec, from.view(), to.view_mut()));
+            cuda.synchronize().map(|()| began.elapsed() / times)
+        };
+        copy(1)?;
+        let taken = copy(CARD_COPIES)?;
+        fastest = bytes as f64 / taken.as_secs_f64();
+        if taken >= CARD_COPY_LONG_ENOUGH {
+            break;
+        }
+    }
+    Ok(fastest)
 }
 
 /// Bytes per second that are read from the device's memory; a card is taken to read as fast as it copies.

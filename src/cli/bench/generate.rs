@@ -100,6 +100,7 @@ impl Bench {
             whole_sequences: batch as usize,
             kv_bytes_max: usize::MAX,
             prompt_piece: tokens as usize,
+            ..RunnerOptions::on(device)?
         };
         let runner = DecoderRunner::new(device.clone(), &shape.config(), options, |exec, params| {
             params.init(exec, 1);

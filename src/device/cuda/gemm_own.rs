@@ -1,4 +1,4 @@
-//! Products by our own kernels, `kernels/gemm.cu`: for machines without cuBLASLt.
+//! Products by our own kernels, `kernels/gemm.cu`: for few rows, and for machines without cuBLASLt.
 
 use super::{Arg, Cuda, Grid};
 use crate::tensor::{DType, Tensor, TensorMut};
@@ -21,6 +21,12 @@ pub enum Layout {
     Tn,
 }
 
+/// Whether rows are so few that the kernel that reads each weight once is the fastest there is. Its sums of one row do
+/// not depend on the others.
+pub fn has_few_rows(layout: Layout, a: Tensor, b: Tensor) -> bool {
+    rows_kernel(layout, a, b).is_some()
+}
+
 /// C = A B, or C += A B. A and B are f32 or both bf16; C is as they are, or f32. Sums are kept in f32, in an order
 /// that the shape decides.
 pub fn multiply(cuda: &Cuda, layout: Layout, a: Tensor, b: Tensor, c: &TensorMut, add: bool) {
@@ -34,9 +40,9 @@ pub fn multiply(cuda: &Cuda, layout: Layout, a: Tensor, b: Tensor, c: &TensorMut
     }
     let is_f32 = u32::from(c.dtype() == DType::F32);
     let ending = [is_f32.into(), u32::from(add).into()];
-    if let Some(name) = rows_kernel(layout, a, b, m, k) {
+    if let Some(name) = rows_kernel(layout, a, b) {
         let args = [a.into(), b.into(), c.into(), m.into(), n.into(), k.into(), ending[0], ending[1]];
-        cuda.launch(name, a.dtype(), Grid::linear(n.div_ceil(ROWS_COLUMNS), 256), &args);
+        cuda.launch(name, a.dtype(), Grid::linear(n.div_ceil(ROWS_COLUMNS), 256).early(), &args);
         return;
     }
     let name = match layout {
@@ -57,15 +63,16 @@ pub fn multiply(cuda: &Cuda, layout: Layout, a: Tensor, b: Tensor, c: &TensorMut
 }
 
 /// The kernel that reads each weight once, where rows are few and begin on 16 bytes.
-fn rows_kernel(layout: Layout, a: Tensor, b: Tensor, m: usize, k: usize) -> Option<&'static str> {
-    let aligned = [a, b].iter().all(|x| x.address().is_multiple_of(16)) && k.is_multiple_of(8);
+fn rows_kernel(layout: Layout, a: Tensor, b: Tensor) -> Option<&'static str> {
+    let aligned = [a, b].iter().all(|x| x.address().is_multiple_of(16)) && a.row_count().is_multiple_of(8);
     if layout != Layout::Nt || a.dtype() != DType::Bf16 || !aligned {
         return None;
     }
-    match m {
+    match a.rows() {
         ..=8 => Some("gemm_rows8"),
         9..=16 => Some("gemm_rows16"),
         17..=32 => Some("gemm_rows32"),
+        33..=64 => Some("gemm_rows64"),
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! Matrix products on a card: by cuBLASLt where it is, else by our own kernels.
+//! Matrix products on a card: by cuBLASLt where it is and rows are many, else by our own kernels.
 
 use std::sync::{MutexGuard, PoisonError};
 
@@ -21,7 +21,7 @@ impl Cuda {
     pub fn multiply(&self, layout: Layout, a: Tensor, b: Tensor, c: &TensorMut, add: bool) {
         let (m, n) = (c.rows(), c.row_count());
         let k = if layout == Layout::Tn { a.rows() } else { a.row_count() };
-        let Some(products) = &self.products else {
+        let Some(products) = self.products.as_ref().filter(|_| !gemm_own::has_few_rows(layout, a, b)) else {
             return gemm_own::multiply(self, layout, a, b, c, add);
         };
         assert!(a.dtype() == b.dtype() && (c.dtype() == a.dtype() || c.dtype() == DType::F32));
