@@ -399,4 +399,3 @@ __device__ __forceinline__ void gemm_rows(const bf16* x, const bf16* w, const Re
 GEMM_ROWS(8)
 GEMM_ROWS(16)
 GEMM_ROWS(32)
-GEMM_ROWS(64)

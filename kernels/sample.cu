@@ -209,17 +209,16 @@ static __device__ unsigned draw(const Row& row, const float* settings, const uns
     return walk(row.v, place * (all >> 24) + (place * (all & 0xffffffu) >> 24), mass);
 }
 
-// Row blockIdx.x; 1024 threads. An id of all ones says that no logit of the row was usable. A row that has a history
-// counts the chosen token in it. Shapes: logits [S,V]; settings [S,FLOATS]; words [S,WORDS]; histories [H,V] or null; ids,
-// logprobs [S].
+// Row blockIdx.x; 1024 threads. An id of all ones says that no logit of the row was usable. Shapes: logits [S,V]; settings
+// [S,FLOATS]; words [S,WORDS]; histories [H,V] or null; ids, logprobs [S].
 extern "C" __global__ void __launch_bounds__(1024) sample_choose_f32(
     const float* __restrict__ logits, const float* __restrict__ settings, const unsigned* __restrict__ words,
-    unsigned* histories, unsigned* __restrict__ ids, float* __restrict__ logprobs, unsigned v) {
+    const unsigned* __restrict__ histories, unsigned* __restrict__ ids, float* __restrict__ logprobs, unsigned v) {
     __shared__ Wide bins[BINS];
     wait_for_earlier();
     settings += size_t(blockIdx.x) * FLOATS;
     words += size_t(blockIdx.x) * WORDS;
-    unsigned* history = words[HISTORY] == NONE ? nullptr : histories + size_t(words[HISTORY]) * v;
+    const unsigned* history = words[HISTORY] == NONE ? nullptr : histories + size_t(words[HISTORY]) * v;
     Row row = {logits + size_t(blockIdx.x) * v, history, settings[REPETITION], settings[PRESENCE], settings[FREQUENCY],
                settings[TEMPERATURE], 0.0f, v};
     Softmax own;
@@ -238,6 +237,5 @@ extern "C" __global__ void __launch_bounds__(1024) sample_choose_f32(
     if (threadIdx.x > 0) return;
     ids[blockIdx.x] = chosen;
     logprobs[blockIdx.x] = chosen == NONE ? NAN : row.logits[chosen] - model.largest - logf(model.sum);
-    if (history && chosen != NONE) history[chosen]++;
 }
 KERNEL(sample_choose_f32)

@@ -52,6 +52,22 @@ pub fn with_slice<T: Element, R>(device: &Device, tensor: Tensor, look: impl FnO
     }
 }
 
+/// Appends a tensor's elements to `to`.
+///
+/// # Errors
+/// As [`with_slice`].
+pub fn append<T: Element>(device: &Device, tensor: Tensor, to: &mut Vec<T>) -> Result<()> {
+    match device {
+        Device::Cpu(_) => to.extend_from_slice(slice(tensor)),
+        Device::Cuda(cuda) => {
+            let start = to.len();
+            to.resize(start + tensor.count(), T::zeroed());
+            cuda.download(tensor, &mut to[start..])?;
+        }
+    }
+    Ok(())
+}
+
 /// Lends a tensor's elements to `fill`, which overwrites them all. As [`with_slice`], but what goes wrong is heard of
 /// when something is read.
 pub fn with_slice_mut<T: Element, R>(

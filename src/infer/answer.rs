@@ -9,11 +9,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
-    sampler::{Choice, Sampler, Sampling},
+    runner::{Choice, Draw},
+    sampler::{Sampler, Sampling},
     stop::{Matched, StopMatcher},
 };
 use crate::{
     base::Error,
+    ops::sample,
     text::{StreamDecoder, Tokenizer},
 };
 
@@ -122,7 +124,7 @@ impl Answer {
         slot: Slot,
     ) -> Self {
         Self {
-            sampler: Sampler::new(generation.sampling.clone(), seed, &generation.prompt, vocabulary),
+            sampler: Sampler::new(&generation.sampling, seed, &generation.prompt, vocabulary),
             decoder: StreamDecoder::new(),
             stop: StopMatcher::new(&generation.stop),
             listener,
@@ -137,14 +139,27 @@ impl Answer {
         self.listener.is_closed()
     }
 
-    /// Chooses the next token from `logits` `[V]`, tells the listener, and says whether the answer is over.
-    pub fn choose(
+    /// How the next token is to be chosen.
+    pub fn draw(&self) -> Draw<'_> {
+        self.sampler.draw(self.usage.completion_tokens as u64)
+    }
+
+    /// Takes the next token, tells the listener, and says whether the answer is over.
+    ///
+    /// # Errors
+    /// Where there was nothing to choose from: the model's weights or its arithmetic are broken.
+    pub fn take(
         &mut self,
-        logits: &mut [f32],
+        choice: Choice,
         tokenizer: &Tokenizer,
         end_tokens: &[u32],
-    ) -> Result<(u32, Option<FinishReason>), Error> {
-        let choice = self.sampler.choose(logits, self.usage.completion_tokens as u64)?;
+    ) -> Result<Option<FinishReason>, Error> {
+        if choice.token == sample::NOTHING {
+            return Err(Error::failed("the model computed no usable logit (all are NaN or infinite)").remedy(
+                "the weights are damaged or diverged in training: verify the vault, serve an earlier checkpoint",
+            ));
+        }
+        self.sampler.said(choice.token);
         self.usage.completion_tokens += 1;
         let ended = !self.ignore_eos && end_tokens.contains(&choice.token);
         let (text, stopped) = if ended { (String::new(), false) } else { self.text_of(choice, tokenizer) };
@@ -154,7 +169,7 @@ impl Answer {
         } else {
             (self.usage.completion_tokens >= self.max_tokens).then_some(FinishReason::Length)
         };
-        Ok((choice.token, reason))
+        Ok(reason)
     }
 
     /// The last word to the listener.

@@ -1,19 +1,23 @@
 //! A [`Decoder`](crate::model::Decoder) with its weights and KV pages, run step by step: the same forward as in
 //! training. Memory is measured by a dry run before any is taken.
 
-use super::runner::{Part, Shape, StepModel};
+use super::runner::{Choice, Draw, Part, Shape, StepModel};
 use crate::{
     base::{Result, units::Bytes},
     device::Device,
     model::{Config, Decoder, Options},
     nn::{Batch, Ctx, PagedKv, Params, Sequence},
-    ops::Exec,
-    tensor::DType,
+    ops::{
+        Exec,
+        sample::{self, Settings},
+    },
+    tensor::{Buf, DType},
 };
 
 /// Rows of a pass over single tokens. Up to here a matrix product takes each row alone, in one order of sums.
 const SINGLES_MAX: usize = 32;
-const SINGLES_MAX_ON_CARD: usize = 64;
+/// Sequences that a step continues on a card: several passes of single tokens.
+const SEQUENCES_ON_CARD: usize = 128;
 /// Of the memory that a card has free, the share that pages of keys and values may take.
 const KV_SHARE_ON_CARD: u64 = 4;
 /// Positions of a block: small enough to waste little, large enough to be read in one go.
@@ -32,8 +36,8 @@ pub struct RunnerOptions {
     pub kv_bytes_max: usize,
     /// Tokens of the longest part.
     pub prompt_piece: usize,
-    /// Single tokens that run in one pass.
-    pub singles: usize,
+    /// Sequences that a step may continue.
+    pub sequences: usize,
 }
 
 impl Default for RunnerOptions {
@@ -43,7 +47,7 @@ impl Default for RunnerOptions {
             whole_sequences: SINGLES_MAX,
             kv_bytes_max: 2 << 30,
             prompt_piece: 256,
-            singles: SINGLES_MAX,
+            sequences: SINGLES_MAX,
         }
     }
 }
@@ -58,10 +62,10 @@ impl RunnerOptions {
         let (free, _) = cuda.free_bytes()?;
         Ok(Self {
             dtype: DType::Bf16,
-            whole_sequences: SINGLES_MAX_ON_CARD,
+            whole_sequences: SEQUENCES_ON_CARD,
             kv_bytes_max: (free / KV_SHARE_ON_CARD) as usize,
             prompt_piece: 1024,
-            singles: SINGLES_MAX_ON_CARD,
+            sequences: SEQUENCES_ON_CARD,
         })
     }
 }
@@ -72,7 +76,6 @@ pub struct DecoderRunner {
     params: Params,
     kv: PagedKv,
     shape: Shape,
-    singles: usize,
 }
 
 impl DecoderRunner {
@@ -111,7 +114,7 @@ impl DecoderRunner {
             Decoder::new(&exec, config, Options { dtype: options.dtype, recompute: false, positions })?;
         let params = decoder.new_params(&exec)?;
         let kv = decoder.new_kv(&exec, shape.blocks, BLOCK_TOKENS)?;
-        Ok(Self { decoder, params, kv, shape, singles: options.singles, exec })
+        Ok(Self { decoder, params, kv, shape, exec })
     }
 
     /// The memory of the largest passes: the last piece of a full context, and a full batch of single tokens.
@@ -120,36 +123,84 @@ impl DecoderRunner {
         let blocks = vec![0; context.div_ceil(BLOCK_TOKENS)];
         let piece = options.prompt_piece.min(context);
         let tokens = vec![0; piece];
-        let part = |tokens, past| Part { tokens, past, blocks: &blocks, wants_logits: true };
-        self.pass(&[part(&tokens, context - piece)], &mut |_, _| {})?;
-        self.pass(&vec![part(&tokens[..1], context - 1); options.singles], &mut |_, _| {})?;
+        let history = vec![0; self.shape.vocabulary];
+        let draw = Some(Draw { settings: Settings::GREEDY, history: Some(&history) });
+        let part = |tokens, past| Part { tokens, past, blocks: &blocks, draw };
+        self.pass(&[part(&tokens, context - piece)])?;
+        self.pass(&[part(&tokens[..1], context - 1); SINGLES_MAX])?;
         Ok(self.exec.arena.peak_bytes())
     }
 
-    /// One pass over the parts; `row` is told each part's place and the logits `[V]` after its last token.
-    fn pass(&mut self, parts: &[Part<'_>], row: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
+    /// One pass over the parts, and the choices of those that draw.
+    fn pass(&mut self, parts: &[Part<'_>]) -> Result<Vec<Choice>> {
+        let draws: Vec<Draw<'_>> = parts.iter().filter_map(|part| part.draw).collect();
+        let tables = Tables::new(&self.exec, &draws)?;
+        let Some(logits) = self.forward(parts)? else { return Ok(Vec::new()) };
+        let mut ids = self.exec.take([draws.len()], DType::U32)?;
+        let mut logprobs = self.exec.take([draws.len()], DType::F32)?;
+        let (floats, words) = (tables.floats.view(), tables.words.view());
+        let histories = tables.histories.as_ref().map(Buf::view);
+        let (ids_view, logprobs_view) = (ids.view_mut(), logprobs.view_mut());
+        sample::choose(&self.exec, logits.view(), (floats, words), histories, ids_view, logprobs_view);
+        let (ids, logprobs) = (self.exec.read::<u32>(&ids)?, self.exec.read::<f32>(&logprobs)?);
+        Ok(ids.into_iter().zip(logprobs).map(|(token, logprob)| Choice { token, logprob }).collect())
+    }
+
+    /// One pass over the parts, and the logits `[R,V]` after those that draw; None where none does.
+    fn forward(&mut self, parts: &[Part<'_>]) -> Result<Option<Buf>> {
         let sequences: Vec<Sequence<'_>> = parts
             .iter()
             .map(|part| Sequence { tokens: part.tokens, past: part.past, pages: part.blocks })
             .collect();
         let mut end = 0;
-        let last_rows: Vec<u32> = parts
-            .iter()
-            .map(|part| {
-                end += part.tokens.len() as u32;
-                end - 1
-            })
-            .collect();
-        let batch =
-            Batch::paged(&self.exec, &sequences, BLOCK_TOKENS)?.with_logits_of(&self.exec, &last_rows)?;
-        let mut cx = Ctx::new(&self.exec, &self.params).with_kv(&mut self.kv);
-        let logits = self.decoder.logits(&mut cx, &batch)?;
-        let logits: Vec<f32> = self.exec.read(&logits)?;
-        for (place, logits) in logits.chunks_exact(self.shape.vocabulary).enumerate() {
-            row(place, logits);
+        let last_rows = parts.iter().filter_map(|part| {
+            end += part.tokens.len() as u32;
+            part.draw.map(|_| end - 1)
+        });
+        let last_rows: Vec<u32> = last_rows.collect();
+        let batch = Batch::paged(&self.exec, &sequences, BLOCK_TOKENS)?;
+        if last_rows.is_empty() {
+            let mut cx = Ctx::new(&self.exec, &self.params).with_kv(&mut self.kv);
+            return self.decoder.read(&mut cx, &batch).map(|()| None);
         }
-        Ok(())
+        let batch = batch.with_logits_of(&self.exec, &last_rows)?;
+        let mut cx = Ctx::new(&self.exec, &self.params).with_kv(&mut self.kv);
+        self.decoder.logits(&mut cx, &batch).map(Some)
     }
+}
+
+/// What [`sample::choose`] reads of the draws of a pass.
+struct Tables {
+    floats: Buf,
+    words: Buf,
+    histories: Option<Buf>,
+}
+
+impl Tables {
+    fn new(exec: &Exec, draws: &[Draw<'_>]) -> Result<Self> {
+        let (mut floats, mut words, mut histories) = (Vec::new(), Vec::new(), Vec::new());
+        for draw in draws {
+            let history = draw.history.map(|_| histories.len() as u32);
+            histories.extend(draw.history);
+            let (row_floats, row_words) = Settings { history, ..draw.settings }.to_tables();
+            floats.extend(row_floats);
+            words.extend(row_words);
+        }
+        let upload = |rows: Vec<&[u32]>| exec.upload([rows.len(), rows[0].len()], &rows.concat());
+        Ok(Self {
+            floats: exec.upload([draws.len(), sample::FLOATS], &floats)?,
+            words: exec.upload([draws.len(), sample::WORDS], &words)?,
+            histories: (!histories.is_empty()).then(|| upload(histories)).transpose()?,
+        })
+    }
+}
+
+/// The places of the parts that run together: single tokens, as many as a pass takes. A piece of a prompt is a pass of its
+/// own: how a product sums depends on the rows of its pass, and those must be the sequence's own.
+fn passes(parts: &[Part<'_>]) -> Vec<Vec<usize>> {
+    let (singles, pieces): (Vec<usize>, Vec<usize>) =
+        (0..parts.len()).partition(|&place| parts[place].tokens.len() == 1);
+    singles.chunks(SINGLES_MAX).chain(pieces.chunks(1)).map(<[usize]>::to_vec).collect()
 }
 
 fn shape(config: &Config, options: RunnerOptions) -> Shape {
@@ -167,31 +218,16 @@ impl StepModel for DecoderRunner {
         self.shape
     }
 
-    fn step(&mut self, parts: &[Part<'_>], logits: &mut Vec<f32>) -> Result<()> {
-        // Where each part's row of logits goes, if anywhere.
-        let mut wanting = 0;
-        let places: Vec<Option<usize>> = parts
-            .iter()
-            .map(|part| {
-                wanting += usize::from(part.wants_logits);
-                part.wants_logits.then(|| wanting - 1)
-            })
-            .collect();
-        let vocabulary = self.shape.vocabulary;
-        logits.resize(wanting * vocabulary, 0.0);
-        let (singles, pieces): (Vec<usize>, Vec<usize>) =
-            (0..parts.len()).partition(|&place| parts[place].tokens.len() == 1);
-        // A piece of a prompt is a pass of its own: how a product sums depends on the rows of its pass, and
-        // those must be the sequence's own.
-        for group in singles.chunks(self.singles).chain(pieces.chunks(1)) {
-            let group_parts: Vec<Part<'_>> = group.iter().map(|&place| parts[place]).collect();
-            self.pass(&group_parts, &mut |place, row| {
-                if let Some(at) = places[group[place]] {
-                    logits[at * vocabulary..][..vocabulary].copy_from_slice(row);
-                }
-            })?;
+    fn step(&mut self, parts: &[Part<'_>]) -> Result<Vec<Choice>> {
+        let mut choices = vec![None; parts.len()];
+        for places in passes(parts) {
+            let together: Vec<Part<'_>> = places.iter().map(|&place| parts[place]).collect();
+            let drawing = places.into_iter().filter(|&place| parts[place].draw.is_some());
+            for (place, choice) in drawing.zip(self.pass(&together)?) {
+                choices[place] = Some(choice);
+            }
         }
-        Ok(())
+        Ok(choices.into_iter().flatten().collect())
     }
 }
 
@@ -235,10 +271,24 @@ mod tests {
         (0..count).map(|_| rng.below(VOCABULARY as u64) as u32).collect()
     }
 
+    const GREEDY: Draw<'_> = Draw { settings: Settings::GREEDY, history: None };
+
+    /// The logits that a step would choose from, and the token that it does choose.
     fn step(runner: &mut DecoderRunner, parts: &[Part<'_>]) -> Vec<Vec<f32>> {
-        let mut logits = Vec::new();
-        runner.step(parts, &mut logits).expect("a step");
-        logits.chunks_exact(VOCABULARY).map(<[f32]>::to_vec).collect()
+        let mut all = vec![None; parts.len()];
+        for places in passes(parts) {
+            let together: Vec<Part<'_>> = places.iter().map(|&place| parts[place]).collect();
+            let Some(logits) = runner.forward(&together).expect("a pass") else { continue };
+            let drawing = places.into_iter().filter(|&place| parts[place].draw.is_some());
+            for (place, row) in drawing.zip(host::slice::<f32>(logits.view()).chunks_exact(VOCABULARY)) {
+                all[place] = Some(row.to_vec());
+            }
+        }
+        let logits: Vec<Vec<f32>> = all.into_iter().flatten().collect();
+        let choices = runner.step(parts).expect("a step");
+        let chosen: Vec<Choice> = logits.iter().map(|row| GREEDY.choose(row)).collect();
+        assert_eq!(choices, chosen);
+        logits
     }
 
     /// Tokens, past and blocks of somebody else's part.
@@ -257,7 +307,8 @@ mod tests {
         let mut past = 0;
         while past < tokens.len() {
             let count = if past < prompt { 256.min(prompt - past) } else { 1 };
-            let ours = Part { tokens: &tokens[past..past + count], past, blocks, wants_logits: true };
+            let draw = Some(GREEDY);
+            let ours = Part { tokens: &tokens[past..past + count], past, blocks, draw };
             let others = company(rows.len());
             let mut parts: Vec<Part<'_>> = others
                 .iter()
@@ -265,11 +316,11 @@ mod tests {
                     tokens,
                     past: *past,
                     blocks,
-                    wants_logits: past % 2 == 0,
+                    draw: (past % 2 == 0).then_some(GREEDY),
                 })
                 .collect();
             let place = parts.len() / 2;
-            let wanting_before = parts[..place].iter().filter(|part| part.wants_logits).count();
+            let wanting_before = parts[..place].iter().filter(|part| part.draw.is_some()).count();
             parts.insert(place, ours);
             rows.push(step(runner, &parts).swap_remove(wanting_before));
             past += count;

@@ -22,7 +22,7 @@ pub use super::answer::{Event, FinishReason, Generation, Piece, Usage};
 use super::{
     answer::{Answer, Slot},
     blocks::BlockManager,
-    runner::{Part, Shape, StepModel},
+    runner::{Choice, Part, Shape, StepModel},
     scheduler::{Scheduler, StepBudget, Turn},
     sequence::Sequence,
 };
@@ -166,7 +166,6 @@ impl Engine {
             counters: Arc::clone(&counters),
             inbox,
             finish_by: None,
-            logits: Vec::new(),
         };
         let thread = std::thread::Builder::new()
             .name("engine".into())
@@ -293,8 +292,6 @@ struct Floor {
     counters: Arc<Counters>,
     inbox: mpsc::Receiver<Command>,
     finish_by: Option<Instant>,
-    /// Kept between steps.
-    logits: Vec<f32>,
 }
 
 impl Floor {
@@ -361,22 +358,19 @@ impl Floor {
     }
 
     fn step(&mut self, turns: &[Turn]) -> Result<()> {
-        self.logits.clear();
         let parts: Vec<Part<'_>> =
             turns.iter().map(|turn| part_of(&self.scheduler.running()[turn.place], turn.tokens)).collect();
-        self.model.step(&parts, &mut self.logits)?;
-        let vocabulary = self.model.shape().vocabulary;
-        let wanting = parts.iter().filter(|part| part.wants_logits).count();
-        if self.logits.len() != wanting * vocabulary {
-            return Err(Error::failed(format!("{} logits for {wanting} rows", self.logits.len())));
+        let choices = self.model.step(&parts)?;
+        let drawing = parts.iter().filter(|part| part.draw.is_some()).count();
+        if choices.len() != drawing {
+            return Err(Error::failed(format!("{} tokens for {drawing} sequences", choices.len())));
         }
-        self.choose_tokens(turns, vocabulary);
+        self.take_tokens(turns, choices);
         Ok(())
     }
 
-    fn choose_tokens(&mut self, turns: &[Turn], vocabulary: usize) {
-        let mut logits = std::mem::take(&mut self.logits);
-        let mut rows = logits.chunks_exact_mut(vocabulary);
+    fn take_tokens(&mut self, turns: &[Turn], choices: Vec<Choice>) {
+        let mut choices = choices.into_iter();
         let mut endings: Vec<(usize, Result<FinishReason>)> = Vec::new();
         for turn in turns {
             let sequence = self.scheduler.running_mut(turn.place);
@@ -387,17 +381,16 @@ impl Floor {
             if sequence.answer_tokens() == 0 {
                 self.counters.prompt_tokens.fetch_add(sequence.prompt_tokens() as u64, Ordering::Relaxed);
             }
-            let row = rows.next().expect("step counted the rows");
-            match sequence.answer.choose(row, &self.tokenizer, &self.end_tokens) {
-                Ok((token, reason)) => {
-                    sequence.push(token);
+            let choice = choices.next().expect("step counted them");
+            match sequence.answer.take(choice, &self.tokenizer, &self.end_tokens) {
+                Ok(reason) => {
+                    sequence.push(choice.token);
                     self.counters.answer_tokens.fetch_add(1, Ordering::Relaxed);
                     endings.extend(reason.map(|reason| (turn.place, Ok(reason))));
                 }
                 Err(error) => endings.push((turn.place, Err(error))),
             }
         }
-        self.logits = logits;
         self.end(endings);
     }
 
@@ -432,7 +425,7 @@ fn part_of(sequence: &Sequence<Answer>, tokens: usize) -> Part<'_> {
         tokens: &sequence.tokens()[past..past + tokens],
         past,
         blocks: sequence.table().ids(),
-        wants_logits: tokens == sequence.pending(),
+        draw: (tokens == sequence.pending()).then(|| sequence.answer.draw()),
     }
 }
 

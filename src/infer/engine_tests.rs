@@ -3,9 +3,9 @@ use crate::{
     base::Philox,
     infer::{
         Sampling,
-        sampler::argmax,
         testkit::{ToyModel, tokenizer},
     },
+    ops::sample::argmax,
 };
 
 const CONTEXT: usize = 64;

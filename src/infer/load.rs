@@ -36,8 +36,8 @@ pub fn engine(
     };
     let runner = loading().map_err(|error| error.context(format!("loading the model {model}")))?;
     let budget = StepBudget {
-        tokens: options.singles + 2 * options.prompt_piece,
-        sequences: options.singles,
+        tokens: options.sequences + 2 * options.prompt_piece,
+        sequences: options.sequences,
         prompt_piece: options.prompt_piece,
     };
     let engine_options =

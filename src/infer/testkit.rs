@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::runner::{Part, Shape, StepModel};
+use super::runner::{Choice, Part, Shape, StepModel};
 use crate::{
     base::{Error, Philox, Result, Silent},
     text::Tokenizer,
@@ -69,7 +69,7 @@ impl StepModel for ToyModel {
         self.shape
     }
 
-    fn step(&mut self, parts: &[Part<'_>], logits: &mut Vec<f32>) -> Result<()> {
+    fn step(&mut self, parts: &[Part<'_>]) -> Result<Vec<Choice>> {
         drop(self.gate.lock().expect("no test panics while it holds the gate"));
         std::thread::sleep(self.step_time);
         let step = self.steps.fetch_add(1, Ordering::SeqCst);
@@ -83,12 +83,12 @@ impl StepModel for ToyModel {
                 self.pool[place] = token;
             }
         }
-        for part in parts.iter().filter(|part| part.wants_logits) {
+        let choose = |part: &Part<'_>| {
             let length = part.past + part.tokens.len();
             let tokens: Vec<u32> =
                 (0..length).map(|position| self.pool[self.place(part, position)]).collect();
-            logits.extend(Self::logits(self.shape.vocabulary, &tokens));
-        }
-        Ok(())
+            part.draw.map(|draw| draw.choose(&Self::logits(self.shape.vocabulary, &tokens)))
+        };
+        Ok(parts.iter().filter_map(choose).collect())
     }
 }

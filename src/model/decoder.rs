@@ -132,6 +132,11 @@ impl Decoder {
         self.head.logits(cx, batch, y)
     }
 
+    /// Runs a batch for its keys and values alone.
+    pub fn read(&self, cx: &mut Ctx, batch: &Batch) -> Result<()> {
+        self.run(cx, batch).map(drop)
+    }
+
     /// How often each gradient is contributed to in a pass, found by a dry run.
     pub fn contributions(&self, exec: &Exec) -> Result<Contributions> {
         let dry = Exec::dry(exec.device.clone());

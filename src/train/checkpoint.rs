@@ -49,13 +49,14 @@ const HEADER_BYTES_MAX: u64 = 64 << 20;
 const FORMAT: &str = "cloister-checkpoint-1";
 
 impl Copied {
-    /// Copies what `append` gives of `tensors`, in their order.
+    /// Copies what `append` gives of `tensors`, in their order, about `count` numbers.
     pub fn new<'a, T>(
         state: &RunState,
+        count: usize,
         tensors: impl Iterator<Item = (Named<'a>, T)>,
         append: impl Fn(T, &mut Vec<f32>) -> Result<()>,
     ) -> Result<Self> {
-        let (mut names, mut numbers) = (Vec::new(), Vec::new());
+        let (mut names, mut numbers) = (Vec::new(), Vec::with_capacity(count));
         for (named, tensor) in tensors {
             let before = numbers.len();
             append(tensor, &mut numbers)?;
@@ -201,7 +202,7 @@ mod tests {
 
     fn written() -> Vec<u8> {
         let tensors = TENSORS.iter().map(|&(name, shape, values)| (Named { name, shape }, values));
-        let copied = Copied::new(&state(), tensors, append).expect("sound");
+        let copied = Copied::new(&state(), 0, tensors, append).expect("sound");
         let mut bytes = Vec::new();
         copied.write(&mut bytes).expect("in memory");
         assert_eq!(bytes.len() as u64, copied.len_bytes());
@@ -255,6 +256,6 @@ mod tests {
     fn two_tensors_of_one_name_are_refused() {
         let twice = [TENSORS[0], TENSORS[0]];
         let tensors = twice.iter().map(|&(name, shape, values)| (Named { name, shape }, values));
-        assert!(Copied::new(&state(), tensors, append).is_err());
+        assert!(Copied::new(&state(), 0, tensors, append).is_err());
     }
 }

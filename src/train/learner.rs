@@ -239,13 +239,12 @@ impl Learner {
         let names: Vec<_> = names.collect();
         Copied::new(
             state,
+            blocks.iter().map(|(_, flat)| flat.count()).sum(),
             names.iter().map(|(name, start, shape, flat)| {
                 let count: usize = shape.iter().product();
                 (Named { name, shape }, flat.window(*start, [count]))
             }),
-            |part, numbers| {
-                host::with_slice(&self.exec.device, part, |values| numbers.extend_from_slice(values))
-            },
+            |part, numbers| host::append(&self.exec.device, part, numbers),
         )
     }
 

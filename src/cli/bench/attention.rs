@@ -1,8 +1,6 @@
 //! `cloister bench attention`: the operation alone, causal, over whole sequences of random numbers.
 
-use std::time::Instant;
-
-use super::{Dtype, Report, Work};
+use super::{Dtype, Report, Work, clocked, timed};
 use crate::{
     base::{Error, Result},
     device::Device,
@@ -15,8 +13,6 @@ use crate::{
     tensor::{Buf, DType},
     train::machine,
 };
-
-const WARM_UP: usize = 2;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -53,8 +49,7 @@ pub fn run(args: &Args, device: &Device) -> Result<Report> {
     Tensors::new(&dry, args, heads)?.timed_pass(&dry, heads, args.backward)?;
     let exec = Exec::new(device.clone(), dry.arena.peak_bytes(), 0)?;
     let mut tensors = Tensors::new(&exec, args, heads)?;
-    let seconds = (0..WARM_UP + args.times as usize).map(|_| tensors.timed_pass(&exec, heads, args.backward));
-    let seconds = seconds.collect::<Result<Vec<f64>>>()?.split_off(WARM_UP);
+    let seconds = timed(args.times as usize, || tensors.timed_pass(&exec, heads, args.backward))?;
     let (tokens, seen) = (f64::from(args.batch) * f64::from(args.ctx), f64::from(args.ctx) / 2.0);
     let products = if args.backward { 5.0 } else { 2.0 };
     let rows = if args.backward { 2 * heads.row_count() } else { heads.row_count() };
@@ -129,13 +124,13 @@ impl Tensors {
             elementwise::cast(exec, self.qkv.view(), self.copy.view_mut());
         }
         wait()?;
-        let began = Instant::now();
-        match backward {
-            true => self.backward(exec, heads)?,
-            false => self.forward(exec, heads)?,
-        }
-        wait()?;
-        Ok(began.elapsed().as_secs_f64())
+        clocked(|| {
+            match backward {
+                true => self.backward(exec, heads)?,
+                false => self.forward(exec, heads)?,
+            }
+            wait()
+        })
     }
 
     fn forward(&mut self, exec: &Exec, heads: Heads) -> Result<()> {

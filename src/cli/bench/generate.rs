@@ -1,18 +1,17 @@
 //! `cloister bench prefill` and `decode`: the passes that serving makes, over a paged cache, on random tokens and
 //! random weights.
 
-use super::{Dtype, ModelShape, Report, Work, timed};
+use super::{Dtype, ModelShape, Report, Work, clocked, timed};
 use crate::{
     base::{Error, Philox, Result},
     device::Device,
     infer::{
         decoder_runner::{DecoderRunner, RunnerOptions},
-        runner::{Part, StepModel},
+        runner::{Draw, Part, StepModel},
     },
+    ops::sample::Settings,
     train,
 };
-
-const WARM_UP: usize = 2;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -53,7 +52,7 @@ pub struct Args {
 pub fn prefill(args: &Args, device: &Device) -> Result<Report> {
     let mut bench = Bench::new(args, device, 0)?;
     let tokens = bench.tokens(args.tokens);
-    let seconds = timed(WARM_UP, args.times.unwrap_or(6) as usize, |_| bench.pass(&tokens, 0, 1))?;
+    let seconds = timed(args.times.unwrap_or(6) as usize, || clocked(|| bench.pass(&tokens, 0, 1)))?;
     let work = bench.work("prefill", args, f64::from(args.tokens), 1.0, f64::from(args.tokens) / 2.0);
     work.report(device, seconds, None)
 }
@@ -61,17 +60,18 @@ pub fn prefill(args: &Args, device: &Device) -> Result<Report> {
 /// Reads the prompts, then decodes one token of every sequence in each pass.
 pub fn decode(args: &Args, device: &Device) -> Result<Report> {
     let times = args.times.unwrap_or(64);
-    let passes = WARM_UP as u32 + times;
-    let mut bench = Bench::new(args, device, passes)?;
+    let mut bench = Bench::new(args, device, times)?;
     let prompt = bench.tokens(args.tokens);
     for sequence in 0..args.batch as usize {
         bench.pass_of(sequence..sequence + 1, &prompt, 0)?;
     }
     let token = bench.tokens(1);
-    let seconds = timed(WARM_UP, times as usize, |index| {
-        bench.pass(&token, args.tokens as usize + index, args.batch as usize)
+    let mut pasts = (args.tokens..args.tokens + times).cycle();
+    let seconds = timed(times as usize, || {
+        let past = pasts.next().unwrap_or(args.tokens) as usize;
+        clocked(|| bench.pass(&token, past, args.batch as usize))
     })?;
-    let seen = f64::from(args.tokens) + f64::from(passes) / 2.0;
+    let seen = f64::from(args.tokens) + f64::from(times) / 2.0;
     let work = bench.work("decode", args, f64::from(args.batch), f64::from(args.batch), seen);
     work.report(device, seconds, None)
 }
@@ -81,7 +81,6 @@ struct Bench {
     shape: train::Shape,
     /// The blocks of each sequence's whole context.
     blocks: Vec<Vec<u32>>,
-    logits: Vec<f32>,
     rng: Philox,
 }
 
@@ -108,7 +107,7 @@ impl Bench {
         })?;
         let per_sequence = u64::from(context).div_ceil(runner.shape().block_tokens as u64) as u32;
         let blocks = (0..batch).map(|index| (index * per_sequence..(index + 1) * per_sequence).collect());
-        Ok(Self { blocks: blocks.collect(), runner, shape, logits: Vec::new(), rng: Philox::new(0, 0) })
+        Ok(Self { blocks: blocks.collect(), runner, shape, rng: Philox::new(0, 0) })
     }
 
     fn tokens(&mut self, count: u32) -> Vec<u32> {
@@ -122,10 +121,9 @@ impl Bench {
 
     fn pass_of(&mut self, sequences: std::ops::Range<usize>, tokens: &[u32], past: usize) -> Result<()> {
         let blocks = self.blocks[sequences].iter();
-        let parts: Vec<Part<'_>> =
-            blocks.map(|blocks| Part { tokens, past, blocks, wants_logits: true }).collect();
-        self.logits.clear();
-        self.runner.step(&parts, &mut self.logits)
+        let draw = Some(Draw { settings: Settings::GREEDY, history: None });
+        let parts: Vec<Part<'_>> = blocks.map(|blocks| Part { tokens, past, blocks, draw }).collect();
+        self.runner.step(&parts).map(drop)
     }
 
     /// What a pass does that runs `tokens` and asks for `rows` of logits, each token seeing `seen` others.

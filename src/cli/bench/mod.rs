@@ -6,7 +6,7 @@ mod generate;
 mod pretrain;
 mod sealing;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
@@ -187,18 +187,28 @@ impl Work {
     }
 }
 
-/// Runs `once` `warm_up` times, then `times` times, and returns the seconds that each of the latter took.
-fn timed(warm_up: usize, times: usize, mut once: impl FnMut(usize) -> Result<()>) -> Result<Vec<f64>> {
-    let mut seconds = Vec::with_capacity(times);
-    for index in 0..warm_up + times {
-        let start = Instant::now();
-        once(index)?;
-        if index >= warm_up {
-            seconds.push(start.elapsed().as_secs_f64());
+/// Runs `once` before the clock counts, at least twice: memory is touched for the first time, graphs are made; and for a
+/// moment, in which a card's clocks rise. Then `times` times; returns the seconds that each of the latter says it took.
+fn timed(times: usize, mut once: impl FnMut() -> Result<f64>) -> Result<Vec<f64>> {
+    let began = Instant::now();
+    for warm_up in 0.. {
+        if warm_up >= WARM_UP_TIMES && (began.elapsed() >= WARM_UP || warm_up >= WARM_UP_TIMES_MAX) {
+            break;
         }
+        once()?;
     }
-    Ok(seconds)
+    (0..times).map(|_| once()).collect()
 }
+
+/// The seconds that `work` took.
+fn clocked(work: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let start = Instant::now();
+    work().map(|()| start.elapsed().as_secs_f64())
+}
+
+const WARM_UP: Duration = Duration::from_millis(400);
+const WARM_UP_TIMES: usize = 2;
+const WARM_UP_TIMES_MAX: usize = 1000;
 
 /// What the kernel counts as this process's highest resident memory; zero where it does not say.
 fn peak_memory_bytes() -> u64 {

@@ -1,7 +1,7 @@
 //! `cloister bench pretrain`: the step that `model pretrain` makes, on random tokens. The shape that stands as
 //! default is the one that the figures in `docs/performance.md` are for.
 
-use super::{Dtype, ModelShape, Report, Work, timed};
+use super::{Dtype, ModelShape, Report, Work, clocked, timed};
 use crate::{
     base::{Philox, Result},
     device::Device,
@@ -11,9 +11,6 @@ use crate::{
         loader::Packed,
     },
 };
-
-/// Steps before the clock runs: memory is touched for the first time in them.
-const WARM_UP: usize = 2;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -54,13 +51,15 @@ pub fn run(args: &Args, device: &Device) -> Result<Report> {
     learner.init(recipe.seed);
     let packed = args.packed();
     let tokens = packed.inputs.len() as f64;
-    let mut loss = 0.0;
-    let seconds = timed(WARM_UP, args.steps as usize, |step| {
-        learner.begin_step();
-        learner.accumulate(&packed, 1.0 / tokens)?;
-        loss = learner.step_nats()? / tokens;
-        learner.update(recipe.schedule.peak, step as u64 + 1)?;
-        Ok(())
+    let (mut loss, mut step) = (0.0, 0);
+    let seconds = timed(args.steps as usize, || {
+        step += 1;
+        clocked(|| {
+            learner.begin_step();
+            learner.accumulate(&packed, 1.0 / tokens)?;
+            loss = learner.step_nats()? / tokens;
+            learner.update(recipe.schedule.peak, step).map(drop)
+        })
     })?;
     let work = Work {
         bench: "pretrain",

@@ -16,7 +16,7 @@ use cudarc::cublaslt::sys::{
     cublasLtMatrixLayout_t, cublasStatus_t, cudaDataType_t,
 };
 
-use super::gemm_own::Layout;
+use super::{context::Context, gemm_own::Layout};
 use crate::{
     base::{Error, Result},
     tensor::DType,
@@ -160,15 +160,16 @@ impl CublasLt {
     }
 
     /// Plans how such a product is made, unless that is known.
-    pub fn prepare(&mut self, shape: Shape) -> Result<()> {
+    pub fn prepare(&mut self, shape: Shape, context: &Context) -> Result<()> {
         if !self.plans.contains_key(&shape) {
+            context.bind()?;
             let plan = self.plan(shape)?;
             self.plans.insert(shape, plan);
         }
         Ok(())
     }
 
-    /// Enqueues C = A B, or C += A B.
+    /// Enqueues C = A B, or C += A B, of a shape that was prepared.
     ///
     /// # Safety
     /// The addresses begin matrices of the card as `shape` says, the workspace [`WORKSPACE_BYTES`].
@@ -180,8 +181,7 @@ impl CublasLt {
         workspace: u64,
         stream: lt::cudaStream_t,
     ) -> Result<()> {
-        self.prepare(shape)?;
-        let plan = &self.plans[&shape];
+        let plan = self.plans.get(&shape).ok_or_else(|| Error::failed("a product that was not planned"))?;
         let (alpha, beta) = (1f32, if add { 1f32 } else { 0f32 });
         let [first, second, result] = plan.layouts;
         // SAFETY: the plan was made for these shapes, the addresses are as this function's caller promises. What is

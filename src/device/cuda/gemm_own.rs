@@ -72,7 +72,6 @@ fn rows_kernel(layout: Layout, a: Tensor, b: Tensor) -> Option<&'static str> {
         ..=8 => Some("gemm_rows8"),
         9..=16 => Some("gemm_rows16"),
         17..=32 => Some("gemm_rows32"),
-        33..=64 => Some("gemm_rows64"),
         _ => None,
     }
 }

@@ -4,12 +4,12 @@ use std::{
     collections::HashMap,
     ffi::{CString, c_void},
     ptr,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use cudarc::driver::sys;
 
-use super::{driver::check, info::Info};
+use super::{context::Context, driver::check, info::Info};
 use crate::{
     base::{Error, Result},
     tensor::DType,
@@ -30,7 +30,7 @@ const SHARED_BYTES_UNASKED: u32 = 48 << 10;
 #[derive(Clone)]
 pub struct Kernel {
     pub function: sys::CUfunction,
-    pub parameter_bytes: Box<[usize]>,
+    pub parameter_bytes: Arc<[usize]>,
     /// Dynamic shared memory that it may have.
     shared_bytes: u32,
 }
@@ -79,11 +79,18 @@ impl Kernels {
     }
 
     /// The kernel's variant for `dtype`, allowed so much dynamic shared memory.
-    pub fn find(&self, name: &'static str, dtype: DType, shared_bytes: u32) -> Result<Kernel> {
+    pub fn find(
+        &self,
+        context: &Context,
+        name: &'static str,
+        dtype: DType,
+        shared_bytes: u32,
+    ) -> Result<Kernel> {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kernel) = found.get(&(name, dtype)).filter(|kernel| shared_bytes <= kernel.shared_bytes) {
             return Ok(kernel.clone());
         }
+        context.bind()?;
         let function = self.function(&format!("{name}_{dtype}"))?;
         if shared_bytes > SHARED_BYTES_UNASKED {
             let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;

@@ -75,16 +75,17 @@ impl Arg {
 impl Cuda {
     /// Puts `kernel` in its variant for `dtype` into the queue. Errors are kept, see the module's head.
     pub fn launch(&self, kernel: &'static str, dtype: DType, grid: Grid, args: &[Arg]) {
-        if self.standing().is_ok() {
+        if !self.has_failed() {
             self.keep(self.try_launch(kernel, dtype, grid, args));
         }
     }
 
     fn try_launch(&self, name: &'static str, dtype: DType, grid: Grid, args: &[Arg]) -> Result<()> {
         let doing = || format!("launching {name}_{dtype}");
-        self.context.bind()?;
-        let kernel =
-            self.kernels.find(name, dtype, grid.shared_bytes).map_err(|error| error.context(doing()))?;
+        let kernel = self
+            .kernels
+            .find(&self.context, name, dtype, grid.shared_bytes)
+            .map_err(|error| error.context(doing()))?;
         let sizes = args.iter().map(|arg| arg.len_bytes());
         if !sizes.clone().eq(kernel.parameter_bytes.iter().copied()) {
             let given: Vec<usize> = sizes.collect();

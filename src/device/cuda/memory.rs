@@ -81,7 +81,7 @@ unsafe impl Backing for Region {
     fn poison(&self, offset_bytes: usize, len_bytes: usize) {
         assert!(offset_bytes + len_bytes <= self.block.len_bytes);
         let cuda = &self.cuda;
-        if cuda.standing().is_ok() && len_bytes > 0 {
+        if !cuda.has_failed() && len_bytes > 0 {
             let start = self.block.address + offset_bytes as u64;
             // SAFETY: in bounds by the assertion; behind all that was enqueued before it was given back.
             let fill = |()| unsafe { cuda.queue().fill(cuda, start, 0xFF, len_bytes) };
@@ -150,7 +150,7 @@ impl Cuda {
             "a copy of another size or type"
         );
         assert_eq!(to.as_ref().place(), Place::Card, "a copy to the card goes to its memory");
-        if self.standing().is_err() {
+        if self.has_failed() {
             return;
         }
         let (to, from) = (to.as_ref().address() as u64, bytemuck::cast_slice(from));

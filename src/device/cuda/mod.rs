@@ -16,7 +16,10 @@ mod multiply;
 mod queue;
 mod staging;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 pub use cublaslt::FOLDER_VARIABLE as LIBRARIES_VARIABLE;
 pub use driver::Driver;
@@ -36,6 +39,8 @@ use queue::Queue;
 pub struct Cuda {
     pool: Arc<Pool>,
     info: Info,
+    /// Whether `state` has a failure: what every launch asks.
+    failed: AtomicBool,
     state: Mutex<State>,
     // In the order in which they go: what needs the context before the context.
     queue: Mutex<Queue>,
@@ -80,7 +85,16 @@ impl Cuda {
             }
         };
         let state = Mutex::default();
-        Ok(Arc::new(Self { pool, info, state, queue, products, kernels, context }))
+        Ok(Arc::new(Self {
+            pool,
+            info,
+            failed: AtomicBool::new(false),
+            state,
+            queue,
+            products,
+            kernels,
+            context,
+        }))
     }
 
     /// Whether cuBLASLt multiplies matrices; else our own kernels do.
@@ -112,7 +126,14 @@ impl Cuda {
 
     /// The first thing that is known to have gone wrong.
     fn standing(&self) -> Result<()> {
-        self.state().failure.clone().map_or(Ok(()), Err)
+        match self.has_failed() {
+            false => Ok(()),
+            true => self.state().failure.clone().map_or(Ok(()), Err),
+        }
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
     }
 
     /// Keeps an error unless there is an earlier one.
@@ -131,6 +152,7 @@ impl Cuda {
                 "CUDA_LAUNCH_BLOCKING=1 in the environment makes the very kernel known; `cloister doctor` says \
                  how the card stands",
             ));
+            self.failed.store(true, Ordering::Release);
         }
     }
 

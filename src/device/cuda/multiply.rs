@@ -26,17 +26,15 @@ impl Cuda {
         };
         assert!(a.dtype() == b.dtype() && (c.dtype() == a.dtype() || c.dtype() == DType::F32));
         assert_eq!([a.count(), b.count()], [m * k, n * k], "A and B");
-        if m == 0 || n == 0 || self.standing().is_err() {
+        if m == 0 || n == 0 || self.has_failed() {
             return;
         }
         let addresses = [a, b, c.as_ref()].map(|x| x.address() as u64);
         let alignments =
             addresses.map(|address| 1 << address.trailing_zeros().min(ALIGNMENT_BYTES_MAX.ilog2()));
         let shape = Shape { layout, m, n, k, dtypes: [a.dtype(), c.dtype()], alignments };
-        self.keep(self.context.bind().and_then(|()| {
-            products.lt().prepare(shape)?;
-            self.queue().product(self, shape, addresses, add)
-        }));
+        let prepare = || products.lt().prepare(shape, &self.context);
+        self.keep(prepare().and_then(|()| self.queue().product(self, shape, addresses, add)));
     }
 
     /// Enqueues a product that was put into the queue.

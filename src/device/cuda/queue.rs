@@ -184,6 +184,7 @@ impl Queue {
     }
 
     fn send_row(&mut self, cuda: &Cuda) -> Result<()> {
+        cuda.context.bind()?;
         let Self { row, known, stream, turn, .. } = self;
         *turn += 1;
         for launch in &row.launches {

@@ -18,7 +18,7 @@ fn choose(lab: &mut Lab, [s, v, ..]: Sizes) -> Result<Outputs> {
     let logits: Vec<f32> = (0..s * v).map(|_| (lab.draw() * 8.0).round() / 2.0).collect();
     let logits = lab.exec.upload([s, v], &logits)?;
     let history: Vec<u32> = (0..s * v).map(|place| [0, 2, sample::IN_PROMPT][place % 3]).collect();
-    let mut history = lab.exec.upload([s, v], &history)?;
+    let history = lab.exec.upload([s, v], &history)?;
     let settings = |row: usize| Settings {
         repetition: 1.2,
         presence: 0.3,
@@ -35,8 +35,8 @@ fn choose(lab: &mut Lab, [s, v, ..]: Sizes) -> Result<Outputs> {
     let floats = lab.exec.upload([s, sample::FLOATS], &floats.concat())?;
     let words = lab.exec.upload([s, sample::WORDS], &words.concat())?;
     let (mut ids, mut logprobs) = (lab.exec.take([s], DType::U32)?, lab.exec.take([s], DType::F32)?);
-    let (tables, histories) = ((floats.view(), words.view()), Some(history.view_mut()));
+    let (tables, histories) = ((floats.view(), words.view()), Some(history.view()));
     let (ids_view, logprobs_view) = (ids.view_mut(), logprobs.view_mut());
     sample::choose(&lab.exec, logits.view(), tables, histories, ids_view, logprobs_view);
-    lab.outputs([("tokens", &ids), ("logprobs", &logprobs), ("histories", &history)])
+    lab.outputs([("tokens", &ids), ("logprobs", &logprobs)])
 }
