@@ -32,16 +32,24 @@ struct Part {
 // Finds a block's part on the card, because only the card knows `bounds` [S+1]. Tiles of `tile` items, `items` to a
 // row, are numbered so that sequence s begins at number floor(bounds[s] * items / tile) + s: that leaves room for its
 // last, partial tile, needs no sum over the sequences before it, and is never more than N * items / tile + S in all.
+// Whole warps call it, and search together.
 __device__ __forceinline__ Part find_part(const unsigned* bounds, unsigned sequences, unsigned items, unsigned tile, unsigned number) {
-    unsigned low = 0, high = sequences;
+    unsigned low = 0, high = sequences, first = bounds[low], next = bounds[high];
     while (high - low > 1) {
-        const unsigned middle = (low + high) / 2;
-        if (bounds[middle] * items / tile + middle <= number) low = middle; else high = middle;
+        const unsigned step = (high - low + WARP - 1) / WARP, mine = min(low + (lane() + 1) * step, high);
+        const unsigned bound = bounds[mine];
+        const bool reached = mine < high && bound * items / tile + mine <= number;
+        const unsigned steps = __popc(__ballot_sync(ALL_LANES, reached));  // Fewer than lanes: the last has the end.
+        const unsigned before = __shfl_sync(ALL_LANES, bound, (steps + WARP - 1) % WARP);
+        if (steps > 0) first = before;
+        next = __shfl_sync(ALL_LANES, bound, steps);
+        low += steps * step;
+        high = min(low + step, high);
     }
     Part part;
     part.sequence = low;
-    part.first = bounds[low];
-    part.rows = bounds[low + 1] - part.first;
+    part.first = first;
+    part.rows = next - first;
     part.begin = (number - (part.first * items / tile + low)) * tile;
     part.count = part.begin < part.rows * items ? min(tile, part.rows * items - part.begin) : 0;
     return part;
@@ -56,6 +64,16 @@ __device__ __forceinline__ unsigned sequence_of(const unsigned* bounds, unsigned
     }
     return low;
 }
+
+// Division of many numbers by one, exact while number * by is below 2^32.
+struct Division {
+    unsigned by, inverse;
+
+    __device__ __forceinline__ explicit Division(unsigned by) : by(by), inverse(0xffffffffu / by + 1) {}
+    __device__ __forceinline__ unsigned quotient(unsigned number) const {
+        return by == 1 ? number : __umulhi(number, inverse);
+    }
+};
 
 // ---- which keys a query sees ----
 
@@ -246,6 +264,19 @@ __device__ __forceinline__ void hide(float (&x)[M][N][4], const Span* seen, unsi
 
 // ---- the softmax as tiles of keys go by ----
 
+// Multiplies each row by its number.
+template <unsigned M, unsigned EIGHTS>
+__device__ __forceinline__ void fade(float (&sums)[M][EIGHTS][4], const float (&faded)[2 * M]) {
+#pragma unroll
+    for (unsigned r = 0; r < 2 * M; r++) {
+#pragma unroll
+        for (unsigned d = 0; d < EIGHTS; d++) {
+            sums[r / 2][d][r % 2 * 2] *= faded[r];
+            sums[r / 2][d][r % 2 * 2 + 1] *= faded[r];
+        }
+    }
+}
+
 template <unsigned M>
 struct Softmax {
     float highest[2 * M], total[2 * M]; // of the scores before scaling; each lane has the total of its own columns
@@ -258,10 +289,11 @@ struct Softmax {
         }
     }
 
-    // Turns scores into probabilities times exp(highest), and rescales what was summed under a lower maximum. `scale`
-    // includes log2(e).
-    template <unsigned N, unsigned EIGHTS>
-    __device__ __forceinline__ void soften(float (&scores)[M][N][4], float (&sums)[M][EIGHTS][4], float scale) {
+    // Turns scores into probabilities times exp(highest), and says by what to `fade` what was summed under a lower
+    // maximum. `scale` includes log2(e). A maximum that is higher by no more than a factor of 2 to the `slack` is not
+    // taken over: `faded` is 1 then, and probabilities are higher by so much.
+    template <unsigned N>
+    __device__ __forceinline__ void soften(float (&scores)[M][N][4], float scale, float (&faded)[2 * M], float slack = 0.0f) {
 #pragma unroll
         for (unsigned r = 0; r < 2 * M; r++) {
             const unsigned i = r / 2, e = r % 2 * 2;
@@ -270,11 +302,13 @@ struct Softmax {
             for (unsigned j = 0; j < N; j++) now = fmaxf(now, fmaxf(scores[i][j][e], scores[i][j][e + 1]));
             now = fmaxf(now, __shfl_xor_sync(ALL_LANES, now, 1));
             now = fmaxf(now, __shfl_xor_sync(ALL_LANES, now, 2));
+            const bool rises = slack == 0.0f || !((now - highest[r]) * scale <= slack);
+            if (!rises) now = highest[r];
             // A row that has seen no key yet has only scores of minus infinity, and these become 0.
             const float base = now == -INFINITY ? 0.0f : now * scale;
-            const float faded = exp2_approx(fmaf(highest[r], scale, -base));
+            faded[r] = rises ? exp2_approx(fmaf(highest[r], scale, -base)) : 1.0f;
             highest[r] = now;
-            total[r] *= faded;
+            total[r] *= faded[r];
 #pragma unroll
             for (unsigned j = 0; j < N; j++) {
 #pragma unroll
@@ -283,12 +317,14 @@ struct Softmax {
                     total[r] += scores[i][j][c];
                 }
             }
-#pragma unroll
-            for (unsigned d = 0; d < EIGHTS; d++) {
-                sums[i][d][e] *= faded;
-                sums[i][d][e + 1] *= faded;
-            }
         }
+    }
+
+    template <unsigned N, unsigned EIGHTS>
+    __device__ __forceinline__ void soften(float (&scores)[M][N][4], float (&sums)[M][EIGHTS][4], float scale) {
+        float faded[2 * M];
+        soften(scores, scale, faded);
+        fade(sums, faded);
     }
 
     // Adds up the totals of a row's lanes.

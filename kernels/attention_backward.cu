@@ -3,54 +3,29 @@
 // of queries. Each gradient is summed in one block's registers in one order, at the price of making scores twice. The
 // first pass writes to workspace, because the second one still reads keys and values; the second may write in place,
 // because only its own block reads those queries. Last, workspace is copied into place.
-#include <attention.cuh>
+#include <attention_backward.cuh>
 
 constexpr unsigned STAGES = 2;
 
-// delta [N,H] = the sum over D of dout * o. Blocks: eights of N*H rows, a warp each.
+// delta [N,H] = the sum over D of dout * o. As many lanes of a warp as a row has packs, rounded up to a power of two,
+// share it. Blocks: as many as the N*H rows want.
 constexpr unsigned DELTA_WARPS = 8;
 
 template <class T>
 __device__ __forceinline__ void delta(const T* dout, const T* o, float* delta, unsigned rows, unsigned dim) {
-    const unsigned row = blockIdx.x * DELTA_WARPS + threadIdx.x / WARP;
-    if (row >= rows) return;
+    unsigned lanes = 1;
+    while (lanes < WARP && lanes * PACK<T> < dim) lanes *= 2;
+    const unsigned row = (blockIdx.x * DELTA_WARPS + threadIdx.x / WARP) * (WARP / lanes) + lane() / lanes;
+    const unsigned end = row < rows ? dim : 0;
     float sum = 0.0f;
-    for (unsigned column = lane() * PACK<T>; column < dim; column += WARP * PACK<T>) {
+    for (unsigned column = lane() % lanes * PACK<T>; column < end; column += lanes * PACK<T>) {
         const Pack<T> x = load_pack(dout + (size_t)row * dim + column), y = load_pack(o + (size_t)row * dim + column);
 #pragma unroll
         for (unsigned e = 0; e < PACK<T>; e++) sum = fmaf(to_float(x.element[e]), to_float(y.element[e]), sum);
     }
-    sum = warp_reduce<Sum>(sum);
-    if (lane() == 0) delta[row] = sum;
+    for (unsigned distance = lanes / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, distance);
+    if (row < rows && lane() % lanes == 0) delta[row] = sum;
 }
-
-// What both passes are given.
-template <class T>
-struct Given {
-    const T* dout;         // [N,H*D]
-    const float *lse, *delta; // [N,H]
-    T* qkv;                // [N,(H+2K)*D]
-    unsigned query_heads, key_heads, dim;
-    Mask mask;
-    float scale;
-
-    __device__ __forceinline__ unsigned group() const { return query_heads / key_heads; }
-    __device__ __forceinline__ unsigned row_width() const { return (query_heads + 2 * key_heads) * dim; }
-
-    // Rows of this block's key-value head, `stacked` counting from the first row of the sequence.
-    __device__ __forceinline__ size_t query_place(const Part& part, unsigned stacked) const {
-        const unsigned row = part.first + stacked / group(), head = blockIdx.y * group() + stacked % group();
-        return (size_t)row * query_heads + head;
-    }
-    __device__ __forceinline__ T* query(const Part& part, unsigned stacked) const {
-        const unsigned row = part.first + stacked / group(), head = blockIdx.y * group() + stacked % group();
-        return qkv + (size_t)row * row_width() + head * dim;
-    }
-    __device__ __forceinline__ T* key(const Part& part, unsigned key) const {
-        return qkv + (size_t)(part.first + key) * row_width() + (query_heads + blockIdx.y) * dim;
-    }
-    __device__ __forceinline__ T* value(const Part& part, unsigned key) const { return this->key(part, key) + key_heads * dim; }
-};
 
 // ---- gradients of keys and values ----
 
@@ -120,7 +95,7 @@ struct KeysBackward {
         const Tile<T, WIDTH> k{reinterpret_cast<T*>(smem)}, v{k.at + KEYS * WIDTH};
         unsigned char* const ring = reinterpret_cast<unsigned char*>(v.at + KEYS * WIDTH);
         Span* const seen = reinterpret_cast<Span*>(stage(ring, STAGES - 1).delta + QUERIES);
-        const unsigned group = given.group(), warp_row = threadIdx.x / WARP * 16 * M;
+        const unsigned group = given.group.by, warp_row = threadIdx.x / WARP * 16 * M;
         // The stacked queries that see a key of this block, and those that see all of them.
         auto seen_by = [&](unsigned key) {
             const Span queries = given.mask.queries_of(part.begin + key, part.rows);
@@ -192,8 +167,10 @@ struct QueriesBackward {
         extern __shared__ __align__(16) unsigned char smem[];
         const Tile<T, WIDTH> q{reinterpret_cast<T*>(smem)}, dout{q.at + ROWS * WIDTH}, ring{dout.at + ROWS * WIDTH};
         Span* const seen = reinterpret_cast<Span*>(ring.at + STAGES * 2 * KEYS * WIDTH);
-        const unsigned group = given.group(), warp_row = threadIdx.x / WARP * 16 * M;
-        auto keys_of = [&](unsigned stacked) { return given.mask.keys_of((part.begin + stacked) / group, part.rows); };
+        const unsigned warp_row = threadIdx.x / WARP * 16 * M;
+        auto keys_of = [&](unsigned stacked) {
+            return given.mask.keys_of(given.group.quotient(part.begin + stacked), part.rows);
+        };
         for (unsigned r = threadIdx.x; r < ROWS; r += THREADS) seen[r] = keys_of(r);
         const Span lowest = keys_of(0), highest = keys_of(part.count - 1);
         auto load_next = [&](unsigned first) {
@@ -264,34 +241,24 @@ __device__ __forceinline__ void place(const T* from, T* qkv, unsigned rows, unsi
 AROUND(bf16, bf16)
 AROUND(f32, float)
 
-// Shapes as in Given; bounds [S+1]; out [N,2K*D]. Blocks: tiles of keys, which the first ones' are the longest of;
-// key-value heads.
+// Parameters and blocks as `keys_backward` and `queries_backward` have them.
 #define KEYS_BACKWARD(what, which, width, dtype, T, WARPS, M, N)                                                      \
     extern "C" __global__ void __launch_bounds__(WARPS * WARP) attention_backward_##what##_##width##_##dtype(         \
         const T* __restrict__ dout, const float* __restrict__ lse, const float* __restrict__ delta,                   \
         const T* __restrict__ qkv, const unsigned* __restrict__ bounds, T* __restrict__ out, unsigned sequences,      \
         unsigned query_heads, unsigned key_heads, unsigned dim, float scale, unsigned before, unsigned after) {       \
-        using Tiles = KeysBackward<T, width, WARPS, M, N, Which::which>;                                              \
-        const Part part = find_part(bounds, sequences, 1, Tiles::KEYS, blockIdx.x);                                   \
-        if (part.count == 0) return;                                                                                  \
-        const Given<T> given{dout, lse, delta, const_cast<T*>(qkv), query_heads, key_heads, dim, {before, after},     \
-                             scale};                                                                                  \
-        Tiles{given, part}.run(out);                                                                                  \
+        keys_backward<KeysBackward<T, width, WARPS, M, N, Which::which>>(                                             \
+            dout, lse, delta, qkv, bounds, out, sequences, query_heads, key_heads, dim, scale, before, after);        \
     }                                                                                                                 \
     KERNEL(attention_backward_##what##_##width##_##dtype)
 
-// The same, qkv being written where the queries were. Blocks: tiles of stacked rows, the last ones first; heads.
 #define QUERIES_BACKWARD(width, dtype, T, WARPS, M, N)                                                                \
     extern "C" __global__ void __launch_bounds__(WARPS * WARP) attention_backward_queries_##width##_##dtype(          \
         const T* __restrict__ dout, const float* __restrict__ lse, const float* __restrict__ delta, T* qkv,           \
         const unsigned* __restrict__ bounds, unsigned sequences, unsigned query_heads, unsigned key_heads,            \
         unsigned dim, float scale, unsigned before, unsigned after) {                                                 \
-        using Tiles = QueriesBackward<T, width, WARPS, M, N>;                                                         \
-        const unsigned number = gridDim.x - 1 - blockIdx.x;                                                           \
-        const Part part = find_part(bounds, sequences, query_heads / key_heads, Tiles::ROWS, number);                 \
-        if (part.count == 0) return;                                                                                  \
-        const Given<T> given{dout, lse, delta, qkv, query_heads, key_heads, dim, {before, after}, scale};             \
-        Tiles{given, part}.run();                                                                                     \
+        queries_backward<QueriesBackward<T, width, WARPS, M, N>>(                                                     \
+            dout, lse, delta, qkv, bounds, sequences, query_heads, key_heads, dim, scale, before, after);             \
     }                                                                                                                 \
     KERNEL(attention_backward_queries_##width##_##dtype)
 

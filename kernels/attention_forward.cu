@@ -1,24 +1,14 @@
 // Attention, forward (Dao et al. 2022): o = softmax(q kT / sqrt(D)) v, tile by tile, and the log of each row's sum of
 // exponentials. For batches with many rows to a sequence; see attention_decode.cu for the others.
-#include <attention.cuh>
+#include <attention_forward.cuh>
 
 constexpr unsigned WARPS = 4, THREADS = WARPS * WARP;
 
 // A warp has 16 M stacked rows, a tile 8 N keys. Shared memory: the queries, one tile of keys, one of values, and
 // what each row sees. A tile of values arrives while scores are made, the next keys while values are summed.
 template <class T, unsigned WIDTH, unsigned M, unsigned N>
-struct Forward {
+struct Forward : StackedRows {
     static constexpr unsigned ROWS = WARPS * 16 * M, KEYS = 8 * N;
-
-    Part part;
-    unsigned group, past;  // G; tokens of the sequence before this batch's
-
-    // The row of the batch and the head (of all H) of a stacked row of this block.
-    __device__ __forceinline__ unsigned row(unsigned stacked) const { return part.first + (part.begin + stacked) / group; }
-    __device__ __forceinline__ unsigned head(unsigned stacked) const {
-        return blockIdx.y * group + (part.begin + stacked) % group;
-    }
-    __device__ __forceinline__ unsigned position(unsigned stacked) const { return past + (part.begin + stacked) / group; }
 
     __device__ __forceinline__ void run(
         const T* qkv, const Keys<T>& from, Mask mask, unsigned context, unsigned query_heads, unsigned row_width,
@@ -69,31 +59,7 @@ struct Forward {
     }
 };
 
-// qkv [N,(H+2K)*D]; bounds [S+1]; o [N,H*D]; lse [N,H]. With pages: keys, values [K,slots,D]; tables [S,pages];
-// contexts [S]; else these are null. Blocks: tiles of stacked rows (see find_part), the last ones first because they
-// see the most keys; key-value heads. D is a multiple of 8 and at most WIDTH. scale: 1/sqrt(D).
-template <class T, unsigned WIDTH, unsigned M, unsigned N>
-__device__ __forceinline__ void forward(
-    const T* qkv, const unsigned* bounds, const T* keys, const T* values, const unsigned* tables,
-    const unsigned* contexts, T* o, float* lse, unsigned sequences, unsigned query_heads, unsigned key_heads,
-    unsigned dim, float scale, unsigned before, unsigned after, unsigned slots, unsigned page_len, unsigned pages) {
-    using Tiles = Forward<T, WIDTH, M, N>;
-    const unsigned group = query_heads / key_heads, row_width = (query_heads + 2 * key_heads) * dim, head = blockIdx.y;
-    const Part part = find_part(bounds, sequences, group, Tiles::ROWS, gridDim.x - 1 - blockIdx.x);
-    if (part.count == 0) return;
-    const unsigned context = contexts ? contexts[part.sequence] : part.rows;
-    Keys<T> from;
-    if (contexts) {
-        const size_t head_begin = (size_t)head * slots * dim;
-        from = {keys + head_begin, values + head_begin, dim, tables + (size_t)part.sequence * pages, page_len};
-    } else {
-        const T* first = qkv + (size_t)part.first * row_width + (query_heads + head) * dim;
-        from = {first, first + key_heads * dim, row_width, nullptr, 1};
-    }
-    Tiles{part, group, context - part.rows}.run(
-        qkv, from, {before, after}, context, query_heads, row_width, dim, scale, o, lse);
-}
-
+// Parameters and blocks as `forward` has them.
 #define FORWARD(width, dtype, T, M, N)                                                                                \
     extern "C" __global__ void __launch_bounds__(THREADS) attention_forward_##width##_##dtype(                        \
         const T* __restrict__ qkv, const unsigned* __restrict__ bounds, const T* __restrict__ keys,                   \
@@ -101,8 +67,8 @@ __device__ __forceinline__ void forward(
         T* __restrict__ o, float* __restrict__ lse, unsigned sequences, unsigned query_heads, unsigned key_heads,     \
         unsigned dim, float scale, unsigned before, unsigned after, unsigned slots, unsigned page_len,                \
         unsigned pages) {                                                                                             \
-        forward<T, width, M, N>(qkv, bounds, keys, values, tables, contexts, o, lse, sequences, query_heads,          \
-                                key_heads, dim, scale, before, after, slots, page_len, pages);                        \
+        forward<Forward<T, width, M, N>>(qkv, bounds, keys, values, tables, contexts, o, lse, sequences, query_heads, \
+                                         key_heads, dim, scale, before, after, slots, page_len, pages);               \
     }                                                                                                                 \
     KERNEL(attention_forward_##width##_##dtype)
 

@@ -13,6 +13,8 @@ pub struct Exec {
     pub device: Device,
     pub arena: Arena,
     pub persistent: Arena,
+    /// Whether kernels that only some cards run are left aside: so that the others are tried on those cards too.
+    pub portable: bool,
 }
 
 impl Exec {
@@ -25,12 +27,12 @@ impl Exec {
             Device::Cpu(_) => [host::arena(pass_bytes)?, host::arena(persistent_bytes)?],
             Device::Cuda(cuda) => cuda.arenas(pass_bytes, persistent_bytes)?,
         };
-        Ok(Self { device, arena, persistent })
+        Ok(Self { device, arena, persistent, portable: false })
     }
 
     /// The same without memory, to find out how much both arenas need.
     pub fn dry(device: Device) -> Self {
-        Self { device, arena: Arena::dry(), persistent: Arena::dry() }
+        Self { device, arena: Arena::dry(), persistent: Arena::dry(), portable: false }
     }
 
     pub fn is_dry(&self) -> bool {

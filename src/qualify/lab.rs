@@ -38,6 +38,12 @@ impl Lab {
         Ok(Self { exec, tried, computed, rng: Philox::new(20_261_125, 0) })
     }
 
+    /// The same with the kernels that every card runs.
+    pub fn portable(&mut self) -> &mut Self {
+        self.exec.portable = true;
+        self
+    }
+
     /// The type of sums, statistics and moments.
     pub fn accumulator(&self) -> DType {
         self.computed.accumulator()

@@ -1,6 +1,7 @@
 // Kernels with one planted fault each, and kernels that are right where a card's rules are easily broken: they prove that
 // the emulator notices the first and accepts the second. In no product build.
 #include <common.cuh>
+#include <wgmma.cuh>
 
 // Right: y[i] = 2 x[i]. x, y: [n]
 extern "C" __global__ void planted_double(const float* __restrict__ x, float* __restrict__ y, unsigned n) {
@@ -103,6 +104,29 @@ KERNEL(planted_async_copy)
 
 extern "C" __global__ void planted_missing_wait(const float* x, float* y) { copy_asynchronously<false>(x, y); }
 KERNEL(planted_missing_wait)
+
+// A warpgroup's product of [64,16] and [64,16] transposed, all ones, waited for or not. y: [blockDim], one element each.
+template <bool WAITS>
+__device__ void multiply_ones(float* y) {
+    extern __shared__ __align__(1024) unsigned char smem[];
+    bf16* const ones = reinterpret_cast<bf16*>(smem);
+    for (unsigned i = threadIdx.x; i < 64 * 64; i += WARPGROUP) ones[i] = from_float<bf16>(1.0f);
+    wgmma_publish();
+    __syncthreads();
+    float sums[8][4];
+    wgmma_fence();
+    wgmma_rows(sums, describe_matrix(ones, 0), describe_matrix(ones, 0), false);
+    wgmma_commit();
+    if (WAITS) wgmma_wait<0>();
+    wgmma_pin(sums);
+    y[threadIdx.x] = sums[7][3];
+}
+
+extern "C" __global__ void planted_product(float* __restrict__ y) { multiply_ones<true>(y); }
+KERNEL(planted_product)
+
+extern "C" __global__ void planted_unawaited_product(float* __restrict__ y) { multiply_ones<false>(y); }
+KERNEL(planted_unawaited_product)
 
 // Half of the threads wait at one barrier for all, half at another.
 extern "C" __global__ void planted_deadlock(float* __restrict__ y) {

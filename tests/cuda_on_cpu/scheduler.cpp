@@ -140,6 +140,8 @@ void BlockRunner::start_threads(const Grid& grid, uint64_t ordinal) {
         fiber.waits_at = nullptr;
         fiber.copies.clear();
         fiber.copy_group = 0;
+        fiber.deferred.clear();
+        fiber.deferred_group = 0;
         // Tops of stacks that all lay at the same distance would compete for the same lines of the cache.
         const size_t stagger = number * 13 % 64 * 64;
         unsigned char* stack = stacks + number * STACK_BYTES + PAGE_BYTES;
@@ -334,6 +336,26 @@ void async_wait(unsigned groups) {
         memset(static_cast<char*>(copy->to) + copy->valid, 0, copy->bytes - copy->valid);
     }
     fiber.copies.erase(fiber.copies.begin(), copy);
+}
+
+// ---- products that run while threads go on ------------------------------------------------------------------------
+
+void defer(const void* result, std::function<void()> work) {
+    self().deferred.push_back({result, self().deferred_group, std::move(work)});
+}
+
+bool is_deferred(const void* result) {
+    const auto& deferred = self().deferred;
+    return std::any_of(deferred.begin(), deferred.end(), [&](const Deferred& one) { return one.result == result; });
+}
+
+void defer_commit() { self().deferred_group++; }
+
+void defer_wait(unsigned groups) {
+    Fiber& fiber = self();
+    size_t done = 0;
+    for (; done < fiber.deferred.size() && fiber.deferred[done].group + groups < fiber.deferred_group; done++) fiber.deferred[done].work();
+    fiber.deferred.erase(fiber.deferred.begin(), fiber.deferred.begin() + done);
 }
 
 // ---- failing ------------------------------------------------------------------------------------------------------

@@ -56,12 +56,20 @@ struct Copy {
     unsigned bytes, valid, group;
 };
 
+struct Deferred {
+    const void* result;
+    unsigned group;
+    std::function<void()> work;
+};
+
 struct Fiber : Thread {
     Context context;
     Fiber* next = nullptr;
     const char* waits_at = nullptr;  // null while it does not wait
     std::vector<Copy> copies;  // begun and not yet waited for, oldest first
     unsigned copy_group = 0;   // the group that is open
+    std::vector<Deferred> deferred;  // the same of products
+    unsigned deferred_group = 0;
 };
 
 // Lanes that wait for one another. `mask` is 0 where nobody meets.

@@ -235,6 +235,13 @@ bool unwritten_shared_is_nan() {
 }
 
 // What an asynchronous copy of 0, 1, .. 63 leaves in the first place: 63, or NaN.
+float multiplied_by_a_warpgroup(const char* kernel) {
+    Card card;
+    const Array<float> y(128);
+    MUST(launch(card, kernel, 1, 128, 64 * 128, y.address));
+    return y.read().back();
+}
+
 float copied_asynchronously(const char* kernel) {
     Card card;
     const Array<float> x(counting(64)), y(64);
@@ -363,6 +370,8 @@ void what_must_be_noticed() {
     expect("unwritten shared memory is NaN", unwritten_shared_is_nan);
     expect("an asynchronous copy that is waited for", [] { return copied_asynchronously("planted_async_copy") == 63.0f; });
     expect("one that is not", [] { return std::isnan(copied_asynchronously("planted_missing_wait")); });
+    expect("a warpgroup's product that is waited for", [] { return multiplied_by_a_warpgroup("planted_product") == 16.0f; });
+    expect("one that is not", [] { return std::isnan(multiplied_by_a_warpgroup("planted_unawaited_product")); });
     const CUresult outside = CUDA_ERROR_ILLEGAL_ADDRESS;
     expect("a read within is fine", CUDA_SUCCESS, [] { return read_at(63); });
     expect("a read one past the end", outside, [] { return read_at(64); });

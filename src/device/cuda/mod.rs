@@ -102,6 +102,11 @@ impl Cuda {
         self.products.is_some()
     }
 
+    /// Whether the kernels that only Hopper runs are there for this card: another, and PTX, would find them empty.
+    pub fn runs_hopper_kernels(&self) -> bool {
+        self.info.compute_capability == (9, 0) && ARCHITECTURES.contains(&"90a")
+    }
+
     /// The host's threads that serve this card.
     pub fn pool(&self) -> &Pool {
         &self.pool

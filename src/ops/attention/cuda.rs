@@ -23,14 +23,37 @@ const WARP: usize = 32;
 /// What a kernel notes for each row of a block: the first and the last key it sees.
 const SPAN_BYTES: usize = 8;
 
+/// Which kernels compute.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kernels {
+    /// Those that every card runs.
+    Portable,
+    /// Those of `attention_hopper.cu`: bf16 and heads up to 128 wide.
+    Hopper,
+}
+
+impl Kernels {
+    fn of(exec: &Exec, cuda: &Cuda, width: Width, dtype: DType) -> Self {
+        let is_made = dtype == DType::Bf16 && !matches!(width, Width::W256);
+        if is_made && !exec.portable && cuda.runs_hopper_kernels() { Self::Hopper } else { Self::Portable }
+    }
+}
+
 /// How a kernel cuts its work, for one head width and type.
 #[derive(Clone, Copy)]
 struct Tiles {
     warps: usize,
     /// Rows of a block: (stacked) queries, or keys where their gradients are made.
     rows: usize,
-    /// Rows that go by in a step: keys, or (stacked) queries.
-    step: usize,
+    /// Of the rows that go by, those in shared memory at once: keys and values, or (stacked) queries and gradients.
+    ring: usize,
+}
+
+/// What there are no kernels for.
+const NONE: Tiles = tiles(0, 0, 0);
+
+const fn tiles(warps: usize, rows: usize, ring: usize) -> Tiles {
+    Tiles { warps, rows, ring }
 }
 
 impl Tiles {
@@ -84,27 +107,41 @@ impl Width {
         }
     }
 
-    fn forward(self, dtype: DType) -> Tiles {
-        let (rows, step) = match dtype {
-            DType::Bf16 => self.pick((128, 64), (128, 48), (64, 64)),
-            _ => self.pick((64, 64), (64, 32), (64, 16)),
-        };
-        Tiles { warps: 4, rows, step }
+    fn forward(self, kernels: Kernels, dtype: DType) -> Tiles {
+        match (kernels, dtype) {
+            (Kernels::Hopper, _) => self.pick(tiles(8, 128, 8 * 64), tiles(12, 192, 8 * 64), NONE),
+            (_, DType::Bf16) => self.pick(tiles(4, 128, 2 * 64), tiles(4, 128, 2 * 48), tiles(4, 64, 2 * 64)),
+            _ => self.pick(tiles(4, 64, 2 * 64), tiles(4, 64, 2 * 32), tiles(4, 64, 2 * 16)),
+        }
     }
 
     fn decode(self, dtype: DType) -> Tiles {
         let warps = self.pick(4, 4, 2);
         let keys = if dtype == DType::Bf16 { 16 } else { 8 };
-        Tiles { warps, rows: DECODE_ROWS, step: warps * keys }
+        tiles(warps, DECODE_ROWS, 4 * warps * keys)
     }
 
-    /// Of both passes: keys over queries, and queries over keys.
-    fn backward(self, dtype: DType) -> Tiles {
-        let (warps, rows, step) = match dtype {
-            DType::Bf16 => self.pick((4, 128, 32), (4, 64, 32), (4, 64, 16)),
-            _ => self.pick((4, 64, 32), (4, 64, 16), (2, 32, 8)),
-        };
-        Tiles { warps, rows, step }
+    /// Of the pass for keys and values, over queries.
+    fn keys_backward(self, kernels: Kernels, dtype: DType) -> Tiles {
+        match kernels {
+            Kernels::Hopper => self.pick(tiles(4, 64, 4 * 64), tiles(4, 64, 4 * 64), NONE),
+            Kernels::Portable => self.portable_backward(dtype),
+        }
+    }
+
+    /// Of the pass for queries, over keys.
+    fn queries_backward(self, kernels: Kernels, dtype: DType) -> Tiles {
+        match kernels {
+            Kernels::Hopper => self.pick(tiles(8, 128, 8 * 64), tiles(8, 128, 4 * 96), NONE),
+            Kernels::Portable => self.portable_backward(dtype),
+        }
+    }
+
+    fn portable_backward(self, dtype: DType) -> Tiles {
+        match dtype {
+            DType::Bf16 => self.pick(tiles(4, 128, 4 * 32), tiles(4, 64, 4 * 32), tiles(4, 64, 4 * 16)),
+            _ => self.pick(tiles(4, 64, 4 * 32), tiles(4, 64, 4 * 16), tiles(2, 32, 4 * 8)),
+        }
     }
 }
 
@@ -138,11 +175,19 @@ pub fn forward(
         return Ok(());
     }
     let width = Width::of(heads);
-    let tiles = width.forward(qkv.dtype());
+    let kernels = Kernels::of(exec, cuda, width, qkv.dtype());
+    let tiles = width.forward(kernels, qkv.dtype());
     let row_bytes = width.columns() * qkv.dtype().size_bytes();
-    let shared_bytes = (tiles.rows + 2 * tiles.step) * row_bytes + tiles.rows * SPAN_BYTES;
+    let shared_bytes = (tiles.rows + tiles.ring) * row_bytes + tiles.rows * SPAN_BYTES;
     let grid = tiles.grid((qkv.rows(), sequences), heads.group(), heads.key_value, shared_bytes);
-    let name = width.pick("attention_forward_64", "attention_forward_128", "attention_forward_256");
+    let [of_64, of_128] = match (kernels, scope.pages) {
+        (Kernels::Portable, _) => ["attention_forward_64", "attention_forward_128"],
+        (Kernels::Hopper, None) => ["attention_hopper_forward_64", "attention_hopper_forward_128"],
+        (Kernels::Hopper, Some(_)) => {
+            ["attention_hopper_forward_paged_64", "attention_hopper_forward_paged_128"]
+        }
+    };
+    let name = width.pick(of_64, of_128, "attention_forward_256");
     let [keys, values, tables, contexts, slots, page_len, pages] = paging(heads, scope);
     let mut args = vec![qkv.into(), scope.bounds.into(), keys, values, tables, contexts];
     args.extend([Arg::from(&o), (&lse).into(), sequences.into()]);
@@ -189,7 +234,7 @@ fn decode(
     let width = Width::of(heads);
     let tiles = width.decode(qkv.dtype());
     let row_bytes = width.columns() * qkv.dtype().size_bytes();
-    let shared_bytes = (tiles.rows + 4 * tiles.step) * row_bytes + tiles.rows * SPAN_BYTES;
+    let shared_bytes = (tiles.rows + tiles.ring) * row_bytes + tiles.rows * SPAN_BYTES;
     let mut grid = tiles.grid((n, sequences), heads.group(), heads.key_value, shared_bytes);
     grid.blocks[2] = chunks as u32;
     let grid = grid.early();
@@ -228,38 +273,50 @@ pub fn backward(
     }
     let (delta, keys_values) = (delta.view(), keys_values.view());
     let rows = n * heads.query;
-    let grid = Grid::linear(rows.div_ceil(DELTA_WARPS), (DELTA_WARPS * WARP) as u32);
+    // As many lanes share a row as it has packs of 16 bytes, rounded up to a power of two.
+    let lanes = (heads.dim * dtype.size_bytes() / 16).next_power_of_two().min(WARP);
+    let grid = Grid::linear(rows.div_ceil(DELTA_WARPS * WARP / lanes), (DELTA_WARPS * WARP) as u32);
     let args = [dout.into(), o.into(), delta.into(), rows.into(), heads.dim.into()];
     cuda.launch("attention_delta", dtype, grid, &args);
 
     let width = Width::of(heads);
+    let kernels = Kernels::of(exec, cuda, width, dtype);
     let row_bytes = width.columns() * dtype.size_bytes();
-    let tiles = width.backward(dtype);
-    // Two tiles that stay, and two stages of two tiles; for each query that goes by, a logarithm and a delta.
-    let tiles_bytes = 2 * tiles.rows * row_bytes + tiles.rows * SPAN_BYTES + 4 * tiles.step * row_bytes;
-    let shared_bytes = tiles_bytes + 4 * tiles.step * DType::F32.size_bytes();
-    let grid = tiles.grid((n, sequences), 1, heads.key_value, shared_bytes);
+    // Two tiles that stay, what each of their rows sees, and two that go by.
+    let shared_bytes = |tiles: Tiles| (2 * tiles.rows + tiles.ring) * row_bytes + tiles.rows * SPAN_BYTES;
+    let tiles = width.keys_backward(kernels, dtype);
+    // For each query that goes by, beside its gradient, a logarithm and a delta.
+    let numbers_bytes = tiles.ring * DType::F32.size_bytes();
+    let grid = tiles.grid((n, sequences), 1, heads.key_value, shared_bytes(tiles) + numbers_bytes);
     let mut args = vec![dout.into(), lse.into(), delta.into(), Arg::from(&qkv), scope.bounds.into()];
     args.extend([Arg::from(keys_values), sequences.into()]);
     args.extend(ending(heads, scope));
-    let names: &[&'static str] = width.pick(
-        &["attention_backward_keys_values_64"],
-        &["attention_backward_keys_values_128"],
-        &["attention_backward_keys_256", "attention_backward_values_256"],
-    );
+    let names: &[&'static str] = match kernels {
+        Kernels::Portable => width.pick(
+            &["attention_backward_keys_values_64"],
+            &["attention_backward_keys_values_128"],
+            &["attention_backward_keys_256", "attention_backward_values_256"],
+        ),
+        Kernels::Hopper => width.pick(
+            &["attention_hopper_backward_keys_values_64"],
+            &["attention_hopper_backward_keys_values_128"],
+            &[],
+        ),
+    };
     for name in names {
         cuda.launch(name, dtype, grid, &args);
     }
 
-    let grid = tiles.grid((n, sequences), heads.group(), heads.key_value, tiles_bytes);
+    let tiles = width.queries_backward(kernels, dtype);
+    let grid = tiles.grid((n, sequences), heads.group(), heads.key_value, shared_bytes(tiles));
     let mut args = vec![dout.into(), lse.into(), delta.into(), Arg::from(&qkv), scope.bounds.into()];
     args.push(sequences.into());
     args.extend(ending(heads, scope));
-    let name = width.pick(
-        "attention_backward_queries_64",
-        "attention_backward_queries_128",
-        "attention_backward_queries_256",
-    );
+    let [of_64, of_128] = match kernels {
+        Kernels::Portable => ["attention_backward_queries_64", "attention_backward_queries_128"],
+        Kernels::Hopper => ["attention_hopper_backward_queries_64", "attention_hopper_backward_queries_128"],
+    };
+    let name = width.pick(of_64, of_128, "attention_backward_queries_256");
     cuda.launch(name, dtype, grid, &args);
 
     let packs = keys_values.count() * dtype.size_bytes() / 16;

@@ -15,15 +15,42 @@ const PACKED: &[Sizes] = &[
     [3, 3, 128, 65, 64],
     [2, 1, 256, 40, 17],
     [2, 2, 80, 31, 100],
+    [1, 1, 64, 259, 129],
+    [1, 1, 128, 195, 66],
 ];
 /// H, K, D, tokens already in pages, and new tokens of the first sequence; the second brings one.
-const PAGED: &[Sizes] =
-    &[[1, 1, 8, 0, 1], [4, 2, 64, 37, 1], [4, 1, 64, 100, 30], [2, 2, 128, 63, 65], [8, 2, 64, 700, 1]];
+const PAGED: &[Sizes] = &[
+    [1, 1, 8, 0, 1],
+    [4, 2, 64, 37, 1],
+    [4, 1, 64, 100, 30],
+    [2, 2, 128, 63, 65],
+    [8, 2, 64, 700, 1],
+    [2, 1, 64, 150, 140],
+];
 
 pub const CASES: &[Case] = &[
     Case { kernel: "attention forward", letters: "HKDTt", shapes: PACKED, run: forward },
     Case { kernel: "attention backward", letters: "HKDTt", shapes: PACKED, run: backward },
     Case { kernel: "attention over pages", letters: "HKDPT", shapes: PAGED, run: paged },
+    // What cards without kernels of their own do.
+    Case {
+        kernel: "attention forward, portable",
+        letters: "HKDTt",
+        shapes: PACKED,
+        run: |lab, sizes| forward(lab.portable(), sizes),
+    },
+    Case {
+        kernel: "attention backward, portable",
+        letters: "HKDTt",
+        shapes: PACKED,
+        run: |lab, sizes| backward(lab.portable(), sizes),
+    },
+    Case {
+        kernel: "attention over pages, portable",
+        letters: "HKDPT",
+        shapes: PAGED,
+        run: |lab, sizes| paged(lab.portable(), sizes),
+    },
 ];
 
 fn bounds(lab: &Lab, lengths: &[usize]) -> Result<Buf> {

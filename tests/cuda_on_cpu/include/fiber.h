@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "vector_types.h"
 
@@ -117,5 +118,19 @@ void async_commit();
 
 // Waits until at most `groups` of this thread's latest groups are still under way.
 void async_wait(unsigned groups);
+
+// ---- products that run while threads go on (wgmma) ----------------------------------------------------------------
+
+// Begins work on `result` that is done when this thread waits for it, in the order in which it was begun.
+void defer(const void* result, std::function<void()> work);
+
+// Whether work on `result` was begun and not yet waited for.
+bool is_deferred(const void* result);
+
+// Ends a group of such work.
+void defer_commit();
+
+// Does what is left of all but this thread's latest `groups` groups.
+void defer_wait(unsigned groups);
 
 }  // namespace cuda_on_cpu
