@@ -127,6 +127,7 @@ struct Report {
     /// What the card could reach by its clocks, if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     peak: Option<Peak>,
+    /// Of step number `--steps` of all that were made.
     #[serde(skip_serializing_if = "Option::is_none")]
     loss: Option<f64>,
 }

@@ -57,7 +57,11 @@ pub fn run(args: &Args, device: &Device) -> Result<Report> {
         clocked(|| {
             learner.begin_step();
             learner.accumulate(&packed, 1.0 / tokens)?;
-            loss = learner.step_nats()? / tokens;
+            let nats = learner.step_nats()?;
+            // How many steps warm up is the clock's affair; the loss is that of the same step everywhere.
+            if step == u64::from(args.steps) {
+                loss = nats / tokens;
+            }
             learner.update(recipe.schedule.peak, step).map(drop)
         })
     })?;
