@@ -1,7 +1,7 @@
 // Activation functions and their slopes.
 #pragma once
 
-#include <ptx.cuh>
+#include <common.cuh>
 
 struct Curve {
     float value, slope;

@@ -151,7 +151,6 @@ __device__ __forceinline__ void decode(
         float* __restrict__ sums, float* __restrict__ totals, unsigned sequences, unsigned query_heads,               \
         unsigned key_heads, unsigned dim, float scale, unsigned before, unsigned after, unsigned slots,               \
         unsigned page_len, unsigned pages) {                                                                          \
-        wait_for_earlier();                                                                                           \
         decode<T, width, WARPS, N>(qkv, bounds, keys, values, tables, contexts, sums, totals, sequences,              \
                                    query_heads, key_heads, dim, scale, before, after, slots, page_len, pages);        \
     }                                                                                                                 \
@@ -204,7 +203,6 @@ __device__ __forceinline__ void combine(
         const float* __restrict__ sums, const float* __restrict__ totals, const unsigned* __restrict__ bounds,        \
         const unsigned* __restrict__ contexts, T* __restrict__ o, float* __restrict__ lse, unsigned sequences,        \
         unsigned query_heads, unsigned chunks, unsigned dim, float scale) {                                           \
-        wait_for_earlier();                                                                                           \
         combine<T>(sums, totals, bounds, contexts, o, lse, sequences, query_heads, chunks, dim, scale);               \
     }                                                                                                                 \
     KERNEL(attention_combine_##dtype)

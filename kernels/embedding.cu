@@ -4,7 +4,7 @@
 // positions are integers, and what the order of atomics left open in an id's list is settled by ranking it. The list is
 // then cut into chunks of equal length, a block each, however often an id comes; where an id's rows reach over several
 // chunks, each leaves a partial sum, and the block in whose chunk the id begins adds them up in order.
-#include <ptx.cuh>
+#include <common.cuh>
 
 // Positions of the list that one block sums up. The Rust half takes the room for the partial sums.
 constexpr unsigned CHUNK = 32;
@@ -157,7 +157,6 @@ static __device__ void join(const unsigned* __restrict__ ids, const unsigned* __
 #define EMBEDDING(T, NAME)                                                                                              \
     extern "C" __global__ void embedding_forward_##NAME(const unsigned* __restrict__ ids, const T* __restrict__ w,      \
                                                         T* __restrict__ y, unsigned rows, unsigned c) {                 \
-        wait_for_earlier();                                                                                             \
         if (packs<T>(c) && on_16_bytes(w, y)) forward<T, PACK<T>>(ids, w, y, rows, c);                                  \
         else forward<T, 1>(ids, w, y, rows, c);                                                                         \
     }                                                                                                                   \

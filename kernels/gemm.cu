@@ -327,7 +327,6 @@ GEMM(tn, false, false, f32, float, PLAIN_THREADS, gemm_plain)
 // the A of a tensor-core product and x the B, so that 8 rows of x cost no more than one. Which k is which is free as
 // long as both agree: a lane's 16 bytes serve as two k pairs of two products, so every lane uses just what it loaded.
 // It loads into a ring in shared memory that is its own, four steps ahead: enough in flight, whatever the compiler does.
-constexpr unsigned LINE = 128 / sizeof(bf16);
 constexpr unsigned ROWS_WARPS = 8, ROWS_THREADS = ROWS_WARPS * WARP, ROWS_COLUMNS = 16, ROWS_STEP = 32, ROWS_AHEAD = 4;
 
 // y [M,N] = x [M,K] wT, w [N,K], M at most 8 * EIGHTS; rows of x and w begin on 16 bytes, and K is a multiple of 8.
@@ -346,10 +345,6 @@ __device__ __forceinline__ void gemm_rows(const bf16* x, const bf16* w, const Re
         cp_async_16(&slot[1][threadIdx.x], has_high ? high + at : w, has_high ? 16 : 0);
         cp_async_commit();
     };
-    // A weight is written by nobody while kernels before this one run, or is seen all the same.
-    const size_t first = size_t(blockIdx.x) * ROWS_COLUMNS * k, last = min(size_t(y.columns) * k, first + size_t(ROWS_COLUMNS) * k);
-    for (size_t at = first + threadIdx.x * LINE; at < last; at += ROWS_THREADS * LINE) prefetch(w + at);
-    wait_for_earlier();
     float sums[EIGHTS][4] = {};
     for (unsigned i = 0; i < ROWS_AHEAD - 1; i++) load(warp + i * ROWS_WARPS);
     for (unsigned step = warp; step * ROWS_STEP < k; step += ROWS_WARPS) {

@@ -45,7 +45,6 @@ static __device__ void backward(const T* __restrict__ dy, T* __restrict__ gate_u
 #define GLU(T, NAME)                                                                                                    \
     extern "C" __global__ void glu_forward_##NAME(const T* __restrict__ gate_up, T* __restrict__ y, unsigned rows,      \
                                                   unsigned f, unsigned activation) {                                    \
-        wait_for_earlier();                                                                                             \
         if (packs<T>(f) && on_16_bytes(gate_up, y)) forward<T, PACK<T>>(gate_up, y, rows, f, activation);               \
         else forward<T, 1>(gate_up, y, rows, f, activation);                                                            \
     }                                                                                                                   \

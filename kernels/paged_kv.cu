@@ -1,5 +1,5 @@
 // Copies each row's keys and values to its slot of the pages: src/ops/paged_kv.rs.
-#include <ptx.cuh>
+#include <common.cuh>
 
 // Shapes: qkv [N,width], a row holds H queries, K keys, K values of D; slots [N]; keys, values [K,slots_len,D].
 template <class T, unsigned P>
@@ -21,7 +21,6 @@ static __device__ void write(const T* __restrict__ qkv, const unsigned* __restri
     extern "C" __global__ void paged_kv_write_##NAME(const T* __restrict__ qkv, const unsigned* __restrict__ slots,    \
                                                      T* __restrict__ keys, T* __restrict__ values, unsigned rows,      \
                                                      unsigned width, unsigned heads, unsigned d, unsigned slots_len) { \
-        wait_for_earlier();                                                                                            \
         if (packs<T>(width) && packs<T>(d) && on_16_bytes(qkv, keys, values)) {                                        \
             write<T, PACK<T>>(qkv, slots, keys, values, rows, width, heads, d, slots_len);                             \
         } else {                                                                                                       \

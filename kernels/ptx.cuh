@@ -1,4 +1,4 @@
-// All inline PTX: kernels that start early, asynchronous copies, matrix fragments, tensor-core products. Every wrapper has a portable twin of the
+// All inline PTX: asynchronous copies, matrix fragments, tensor-core products. Every wrapper has a portable twin of the
 // same name in the test tree, so this file holds nothing but wrappers.
 //
 // Fragments are those of the PTX manual for m16n8k16 with 16-bit elements. With g = lane / 4 and t = lane % 4, a lane has
@@ -8,18 +8,6 @@
 #pragma once
 
 #include <common.cuh>
-
-// Lets the kernel after this one start, then waits until all kernels before it are done and what they wrote can be seen.
-// Every thread of a kernel that `Grid::early` launches (src/device/cuda/launch.rs) calls it before anything that depends on
-// another kernel. Cards before Hopper start no kernel early.
-__device__ __forceinline__ void wait_for_earlier() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;\n\tgriddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-// Begins to bring a line of 128 bytes into the second-level cache, where every later write to it is seen.
-__device__ __forceinline__ void prefetch(const void* global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(global)); }
 
 __device__ __forceinline__ unsigned shared_address(const void* shared) {
     return static_cast<unsigned>(__cvta_generic_to_shared(shared));

@@ -1,7 +1,7 @@
 // Root-mean-square norm, fused with the residual addition before it: src/ops/rmsnorm.rs. A block works on whole rows, which
 // it keeps in shared memory between finding the mean and using it: each row is read once. A thread reads there only what it
 // wrote itself. (Indices are size_t: with unsigned ones the compiler takes some 16-byte stores apart.)
-#include <ptx.cuh>
+#include <common.cuh>
 
 // Row blockIdx.x. Shapes: sum, branch, y [N,C], branch may be null; w [C]; rstd [N]. Shared: [C] of T.
 template <class T, unsigned P>
@@ -85,7 +85,6 @@ static __device__ void backward(const T* __restrict__ dy, const T* __restrict__ 
     extern "C" __global__ void __launch_bounds__(512) rmsnorm_forward_##NAME(                                              \
         const T* __restrict__ sum, T* __restrict__ branch, const T* __restrict__ w, T* __restrict__ y,                     \
         float* __restrict__ rstd, unsigned c, float eps) {                                                                 \
-        wait_for_earlier();                                                                                                \
         if (packs<T>(c) && on_16_bytes(sum, branch, w, y)) forward<T, PACK<T>>(sum, branch, w, y, rstd, c, eps);           \
         else forward<T, 1>(sum, branch, w, y, rstd, c, eps);                                                               \
     }                                                                                                                      \

@@ -1,6 +1,6 @@
 // Rotary position embedding in place: src/ops/rope.rs. Each thread turns a pack of a head's lower half with the pack of
 // its upper half; the values behind queries and keys are not touched.
-#include <ptx.cuh>
+#include <common.cuh>
 
 // Shapes: x [N,width], the first heads*D of a row are turned; positions [N]; table [positions,D], D/2 cosines, then D/2
 // sines. `turn` is 1 forward and -1 backward.
@@ -30,7 +30,6 @@ static __device__ void rotate(T* __restrict__ x, const unsigned* __restrict__ po
     extern "C" __global__ void rope_rotate_##NAME(T* __restrict__ x, const unsigned* __restrict__ positions,         \
                                                   const float* __restrict__ table, unsigned rows, unsigned width,    \
                                                   unsigned heads, unsigned d, float turn) {                          \
-        wait_for_earlier();                                                                                          \
         if (packs<T>(width) && packs<T>(d / 2) && on_16_bytes(x, table)) {                                           \
             rotate<T, PACK<T>>(x, positions, table, rows, width, heads, d, turn);                                    \
         } else {                                                                                                     \

@@ -215,7 +215,6 @@ extern "C" __global__ void __launch_bounds__(1024) sample_choose_f32(
     const float* __restrict__ logits, const float* __restrict__ settings, const unsigned* __restrict__ words,
     const unsigned* __restrict__ histories, unsigned* __restrict__ ids, float* __restrict__ logprobs, unsigned v) {
     __shared__ Wide bins[BINS];
-    wait_for_earlier();
     settings += size_t(blockIdx.x) * FLOATS;
     words += size_t(blockIdx.x) * WORDS;
     const unsigned* history = words[HISTORY] == NONE ? nullptr : histories + size_t(words[HISTORY]) * v;

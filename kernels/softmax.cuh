@@ -1,7 +1,7 @@
 // A softmax's sum, found in one pass over the logits.
 #pragma once
 
-#include <ptx.cuh>
+#include <common.cuh>
 
 // The largest logit of some, and the sum of exp(logit - largest) over them.
 struct Softmax {

@@ -27,7 +27,7 @@ pub fn forward(exec: &Exec, ids: Tensor, w: Tensor, y: TensorMut) {
         Device::Cpu(_) => with_float!(w.dtype(), T => gather_cpu::<T>(exec, ids, w, y)),
         Device::Cuda(cuda) => {
             let args = [ids.into(), w.into(), (&y).into(), y.rows().into(), y.row_count().into()];
-            let grid = card::elements(y.shape().count(), y.dtype()).early();
+            let grid = card::elements(y.shape().count(), y.dtype());
             card::launch(cuda, "embedding_forward", y.dtype(), grid, &args);
         }
     }

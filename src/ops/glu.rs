@@ -44,7 +44,7 @@ pub fn forward(exec: &Exec, gate_up: Tensor, activation: Activation, y: TensorMu
         }),
         Device::Cuda(cuda) => {
             let args = [gate_up.into(), (&y).into(), y.rows().into(), y.row_count().into(), activation.arg()];
-            let grid = card::elements(y.shape().count(), y.dtype()).early();
+            let grid = card::elements(y.shape().count(), y.dtype());
             card::launch(cuda, "glu_forward", y.dtype(), grid, &args);
         }
     }

@@ -38,7 +38,7 @@ pub fn write(exec: &Exec, qkv: Tensor, heads: Heads, slots: Tensor, keys: Tensor
                 d,
                 slots_len,
             ];
-            let grid = card::elements(qkv.rows() * 2 * heads.key_value * heads.dim, qkv.dtype()).early();
+            let grid = card::elements(qkv.rows() * 2 * heads.key_value * heads.dim, qkv.dtype());
             card::launch(cuda, "paged_kv_write", qkv.dtype(), grid, &args);
         }
     }

@@ -38,9 +38,7 @@ pub fn forward(
             let branch = branch.as_ref().map_or(Arg::NULL, Arg::from);
             let args =
                 [sum.into(), branch, w.into(), (&y).into(), (&rstd).into(), c.into(), (eps as f32).into()];
-            let grid = card::rows(sum.rows(), c, sum.dtype())
-                .with_shared_bytes(c * sum.dtype().size_bytes())
-                .early();
+            let grid = card::rows(sum.rows(), c, sum.dtype()).with_shared_bytes(c * sum.dtype().size_bytes());
             card::launch(cuda, "rmsnorm_forward", sum.dtype(), grid, &args);
         }
     }

@@ -58,7 +58,7 @@ pub fn rotate(
             let counts = [x.rows(), x.row_count(), heads, head_dim].map(Arg::from);
             let [rows, width, heads_arg, d] = counts;
             let args = [(&x).into(), positions.into(), table.into(), rows, width, heads_arg, d, turn.into()];
-            let grid = card::elements(x.rows() * heads * head_dim / 2, x.dtype()).early();
+            let grid = card::elements(x.rows() * heads * head_dim / 2, x.dtype());
             card::launch(cuda, "rope_rotate", x.dtype(), grid, &args);
         }
     }

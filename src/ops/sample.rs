@@ -116,7 +116,7 @@ pub fn choose(
                 (&logprobs).into(),
                 v.into(),
             ];
-            card::launch(cuda, "sample_choose", DType::F32, Grid::linear(rows, THREADS).early(), &args);
+            card::launch(cuda, "sample_choose", DType::F32, Grid::linear(rows, THREADS), &args);
         }
     }
 }

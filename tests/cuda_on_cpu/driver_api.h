@@ -15,28 +15,6 @@ using CUgraph = struct CUgraph_st*;
 using CUgraphExec = struct CUgraphExec_st*;
 using CUhostFn = void (*)(void*);
 
-enum CUlaunchAttributeID : int {
-    CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6,
-};
-
-struct CUlaunchAttribute {
-    CUlaunchAttributeID id;
-    char pad[4];
-    union {
-        char pad[64];
-        int programmaticStreamSerializationAllowed;
-    } value;
-};
-
-struct CUlaunchConfig {
-    unsigned gridDimX, gridDimY, gridDimZ;
-    unsigned blockDimX, blockDimY, blockDimZ;
-    unsigned sharedMemBytes;
-    CUstream hStream;
-    CUlaunchAttribute* attrs;
-    unsigned numAttrs;
-};
-
 struct CUuuid {
     char bytes[16];
 };
@@ -191,7 +169,6 @@ CUresult cuFuncGetName(const char** name, CUfunction function);
 CUresult cuFuncGetAttribute(int* value, CUfunction_attribute attribute, CUfunction function);
 CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute attribute, int value);
 CUresult cuFuncGetParamInfo(CUfunction function, size_t index, size_t* offset, size_t* bytes);
-CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** arguments, void** extra);
 CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                         unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream, void** arguments,
                         void** extra);

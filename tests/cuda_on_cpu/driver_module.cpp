@@ -134,28 +134,13 @@ CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute attribute,
 CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                         unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream, void** arguments,
                         void** extra) {
-    const CUlaunchConfig config = {grid_x,  grid_y,       grid_z, block_x, block_y,
-                                   block_z, shared_bytes, stream, nullptr, 0};
-    return cuLaunchKernelEx(&config, function, arguments, extra);
-}
-
-CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** arguments, void** extra) {
     const auto lock = driver_lock();
     if (CUresult wrong = usable()) return wrong;
     if (!functions().has(function)) return CUDA_ERROR_INVALID_HANDLE;
-    bool early = false;
-    for (unsigned i = 0; i < config->numAttrs; i++) {
-        const CUlaunchAttribute& attribute = config->attrs[i];
-        if (attribute.id != CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) return CUDA_ERROR_NOT_SUPPORTED;
-        if (settings().compute_capability < 90) return CUDA_ERROR_NOT_SUPPORTED;
-        early = attribute.value.programmaticStreamSerializationAllowed;
-    }
-    const dim3 grid(config->gridDimX, config->gridDimY, config->gridDimZ);
-    const dim3 block(config->blockDimX, config->blockDimY, config->blockDimZ);
-    const unsigned shared_bytes = config->sharedMemBytes;
+    const dim3 grid(grid_x, grid_y, grid_z), block(block_x, block_y, block_z);
     const bool has_arguments = arguments || function->kernel->parameters == 0;
     const bool has_shared_memory = shared_bytes <= unsigned(function->dynamic_shared_bytes_max);
     if (extra || !has_arguments || !has_shared_memory || !fits(grid, block)) return CUDA_ERROR_INVALID_VALUE;
-    const Launch launch(*function->kernel, grid, block, shared_bytes, early, arguments);
-    return enqueue(config->hStream, {function->kernel->name, [launch] { return run_kernel(launch); }});
+    const Launch launch(*function->kernel, grid, block, shared_bytes, arguments);
+    return enqueue(stream, {function->kernel->name, [launch] { return run_kernel(launch); }});
 }

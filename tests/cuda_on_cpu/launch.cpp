@@ -26,9 +26,6 @@ std::map<std::string_view, Kernel>& kernels() {
     return all;
 }
 
-// Threads of the present launch that waited for earlier kernels.
-std::atomic<uint64_t> waits = 0;
-
 // The blocks of one launch, handed out one after the other.
 class Job {
 public:
@@ -145,9 +142,8 @@ const Kernel* find_kernel(std::string_view name) {
     return found == kernels().end() ? nullptr : &found->second;
 }
 
-Launch::Launch(const Kernel& kernel, dim3 blocks, dim3 threads, unsigned shared_bytes, bool early,
-               void* const* arguments)
-    : what(&kernel), blocks(blocks), threads(threads), shared_bytes(shared_bytes), early(early) {
+Launch::Launch(const Kernel& kernel, dim3 blocks, dim3 threads, unsigned shared_bytes, void* const* arguments)
+    : what(&kernel), blocks(blocks), threads(threads), shared_bytes(shared_bytes) {
     for (unsigned i = 0; i < kernel.parameters; i++) {
         const Parameter& parameter = kernel.parameter[i];
         values.resize(parameter.offset + parameter.size);
@@ -185,21 +181,13 @@ std::optional<Failure> Launch::run() const {
     const uint64_t count = uint64_t(blocks.x) * blocks.y * blocks.z;
     Job job({what, pointers.data(), blocks, threads, shared_bytes, order}, count);
     const DeviceMemory::Access access;
-    waits = 0;
     // One worker keeps an order that was asked for.
     const uint64_t workers = order.kind == Order::forward ? std::min<uint64_t>(settings().workers, count) : 1;
     Workers::all().run(job, unsigned(workers));
     if (!job.failure && DeviceMemory::all().overrun()) {
         return Failure{Error::illegal_address, "wrote outside of an allocation"};
     }
-    const uint64_t all = count * threads.x * threads.y * threads.z;
-    if (!job.failure && early && waits != all) {
-        return Failure{Error::launch_failed, "launched early, and only " + std::to_string(waits) + " of " +
-                                                 std::to_string(all) + " threads waited for earlier kernels"};
-    }
     return job.failure;
 }
-
-void waited_for_earlier() { waits++; }
 
 }  // namespace cuda_on_cpu

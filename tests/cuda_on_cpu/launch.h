@@ -15,8 +15,7 @@ const Kernel* find_kernel(std::string_view name);
 // A launch with its arguments copied, as the driver copies them: it can run any number of times.
 class Launch {
 public:
-    // `early`: it may start before earlier kernels have ended, so that each of its threads has to wait for them.
-    Launch(const Kernel& kernel, dim3 blocks, dim3 threads, unsigned shared_bytes, bool early, void* const* arguments);
+    Launch(const Kernel& kernel, dim3 blocks, dim3 threads, unsigned shared_bytes, void* const* arguments);
 
     const Kernel& kernel() const { return *what; }
 
@@ -30,7 +29,6 @@ private:
     const Kernel* what;
     dim3 blocks, threads;
     unsigned shared_bytes;
-    bool early;
     std::vector<unsigned char> values;  // laid out as a kernel's parameters are
 };
 

@@ -42,7 +42,7 @@ pub fn multiply(cuda: &Cuda, layout: Layout, a: Tensor, b: Tensor, c: &TensorMut
     let ending = [is_f32.into(), u32::from(add).into()];
     if let Some(name) = rows_kernel(layout, a, b) {
         let args = [a.into(), b.into(), c.into(), m.into(), n.into(), k.into(), ending[0], ending[1]];
-        cuda.launch(name, a.dtype(), Grid::linear(n.div_ceil(ROWS_COLUMNS), 256).early(), &args);
+        cuda.launch(name, a.dtype(), Grid::linear(n.div_ceil(ROWS_COLUMNS), 256), &args);
         return;
     }
     let name = match layout {

@@ -13,19 +13,12 @@ pub struct Grid {
     /// Of a block, in one dimension.
     pub threads: u32,
     pub shared_bytes: u32,
-    /// Whether the kernel may start while the one before it still runs: it calls `wait_for_earlier` (`kernels/ptx.cuh`).
-    pub early: bool,
 }
 
 impl Grid {
     /// Blocks in one dimension.
     pub fn linear(blocks: usize, threads: u32) -> Self {
-        Self { blocks: [count(blocks), 1, 1], threads, shared_bytes: 0, early: false }
-    }
-
-    /// For a kernel that waits by itself for those before it.
-    pub fn early(self) -> Self {
-        Self { early: true, ..self }
+        Self { blocks: [count(blocks), 1, 1], threads, shared_bytes: 0 }
     }
 
     pub fn with_shared_bytes(self, shared_bytes: usize) -> Self {

@@ -25,8 +25,6 @@ const GRAPH_LAUNCHES_MIN: usize = 8;
 const ROW_LAUNCHES_MAX: usize = 4096;
 /// Rows that are remembered, with graphs or not; the one that was not seen for longest makes room.
 const ROWS_MAX: usize = 64;
-/// Hopper: the first cards on which a kernel can start before the one before it has ended.
-const EARLY_SINCE: (u32, u32) = (9, 0);
 /// What NVIDIA's tools set to have every kernel run alone, so that the one at fault is known.
 const ONE_BY_ONE: &str = "CUDA_LAUNCH_BLOCKING";
 
@@ -223,7 +221,7 @@ impl Row {
                 Launch::Kernel { function, name, dtype, grid, arguments } => {
                     let (own, rest) = values.split_at(arguments);
                     values = rest;
-                    start(cuda, function, grid, own, stream)
+                    start(function, grid, own, stream)
                         .map_err(|error| error.context(format!("launching {name}_{dtype}")))?;
                 }
                 Launch::Product { shape, addresses, add } => {
@@ -235,38 +233,28 @@ impl Row {
     }
 }
 
-fn start(
-    cuda: &Cuda,
-    function: sys::CUfunction,
-    grid: Grid,
-    arguments: &[u64],
-    stream: &Stream,
-) -> Result<()> {
+fn start(function: sys::CUfunction, grid: Grid, arguments: &[u64], stream: &Stream) -> Result<()> {
     let pointer = |value: &u64| -> *mut c_void { ptr::from_ref(value).cast_mut().cast() };
     let mut pointers: Vec<*mut c_void> = arguments.iter().map(pointer).collect();
-    let mut early = sys::CUlaunchAttribute {
-        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-        pad: [0; 4],
-        value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-    };
-    let starts_early = grid.early && cuda.info().compute_capability >= EARLY_SINCE;
     let [x, y, z] = grid.blocks;
-    let config = sys::CUlaunchConfig {
-        gridDimX: x,
-        gridDimY: y,
-        gridDimZ: z,
-        blockDimX: grid.threads,
-        blockDimY: 1,
-        blockDimZ: 1,
-        sharedMemBytes: grid.shared_bytes,
-        hStream: stream.0,
-        attrs: &mut early,
-        numAttrs: starts_early.into(),
-    };
     // SAFETY: the function is loaded, and there is an argument for each of its parameters, the shorter ones in the lower
     // bytes, which come first on every machine that a card is in; the driver copies them before it returns. What the
     // kernel does with its pointers is the operation's promise.
-    let outcome = unsafe { sys::cuLaunchKernelEx(&config, function, pointers.as_mut_ptr(), ptr::null_mut()) };
+    let outcome = unsafe {
+        sys::cuLaunchKernel(
+            function,
+            x,
+            y,
+            z,
+            grid.threads,
+            1,
+            1,
+            grid.shared_bytes,
+            stream.0,
+            pointers.as_mut_ptr(),
+            ptr::null_mut(),
+        )
+    };
     check(outcome, "the launch")
 }
 

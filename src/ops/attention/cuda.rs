@@ -237,7 +237,6 @@ fn decode(
     let shared_bytes = (tiles.rows + tiles.ring) * row_bytes + tiles.rows * SPAN_BYTES;
     let mut grid = tiles.grid((n, sequences), heads.group(), heads.key_value, shared_bytes);
     grid.blocks[2] = chunks as u32;
-    let grid = grid.early();
     let name = width.pick("attention_decode_64", "attention_decode_128", "attention_decode_256");
     let [keys, values, tables, contexts, slots, page_len, pages] = paging(heads, scope);
     let mut args = vec![qkv.into(), scope.bounds.into(), keys, values, tables, contexts];
@@ -248,7 +247,6 @@ fn decode(
 
     let mut grid = Grid::linear(n, (COMBINE_WARPS * WARP) as u32);
     grid.blocks[1] = heads.query.div_ceil(COMBINE_WARPS) as u32;
-    let grid = grid.early();
     let [query, _, dim, scale, ..] = ending(heads, scope);
     let mut args = vec![sums.view().into(), totals.view().into(), scope.bounds.into(), contexts];
     args.extend([Arg::from(&o), (&lse).into(), sequences.into(), query, chunks.into(), dim, scale]);

@@ -48,9 +48,6 @@ enum class Error : int {
 // Ends the launch that the calling thread belongs to, saying why. Called by running kernels only.
 [[noreturn]] void fail(Error error, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
-// Counts a thread that has waited for earlier kernels: a kernel that is launched early must let no thread go without.
-void waited_for_earlier();
-
 // ---- block barriers -----------------------------------------------------------------------------------------------
 
 // How a barrier combines what its threads bring.

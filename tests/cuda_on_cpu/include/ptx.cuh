@@ -7,10 +7,6 @@
 
 #include <common.cuh>
 
-inline void wait_for_earlier() { cuda_on_cpu::waited_for_earlier(); }
-
-inline void prefetch(const void*) {}
-
 inline void cp_async_16(void* shared, const void* global, unsigned bytes) {
     cuda_on_cpu::async_copy(shared, global, 16, bytes);
 }
