@@ -45,7 +45,7 @@ pub fn with_slice<T: Element, R>(device: &Device, tensor: Tensor, look: impl FnO
     match device {
         Device::Cpu(_) => Ok(look(slice(tensor))),
         Device::Cuda(cuda) => {
-            let mut copy = vec![T::zeroed(); tensor.count()];
+            let mut copy = Vec::new();
             cuda.download(tensor, &mut copy)?;
             Ok(look(&copy))
         }
@@ -59,11 +59,7 @@ pub fn with_slice<T: Element, R>(device: &Device, tensor: Tensor, look: impl FnO
 pub fn append<T: Element>(device: &Device, tensor: Tensor, to: &mut Vec<T>) -> Result<()> {
     match device {
         Device::Cpu(_) => to.extend_from_slice(slice(tensor)),
-        Device::Cuda(cuda) => {
-            let start = to.len();
-            to.resize(start + tensor.count(), T::zeroed());
-            cuda.download(tensor, &mut to[start..])?;
-        }
+        Device::Cuda(cuda) => cuda.download(tensor, to)?,
     }
     Ok(())
 }

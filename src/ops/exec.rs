@@ -75,6 +75,7 @@ impl Exec {
         if self.is_dry() {
             return Ok(vec![T::zeroed(); buf.shape().count()]);
         }
-        host::with_slice(&self.device, buf.view(), <[T]>::to_vec)
+        let mut copy = Vec::new();
+        host::append(&self.device, buf.view(), &mut copy).map(|()| copy)
     }
 }

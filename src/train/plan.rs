@@ -55,7 +55,7 @@ pub struct Memory {
     pub ranks: u64,
     /// Each rank's, from the dry run: exactly what it will use.
     pub rank: Needs,
-    /// A checkpoint's copy while it is sealed: weights and both moments.
+    /// A checkpoint's copy while it is sealed: weights and both moments; and better weights that wait meanwhile.
     pub checkpoint_copy_bytes: u64,
     /// Documents the loader keeps.
     pub tokens_bytes: u64,
@@ -93,7 +93,7 @@ impl Memory {
         Ok(Self {
             ranks: recipe.ranks,
             rank: Needs::rehearse(recipe, device)?,
-            checkpoint_copy_bytes: 12 * recipe.shape.parameters(),
+            checkpoint_copy_bytes: 16 * recipe.shape.parameters(),
             tokens_bytes: recipe.ranks * 4 * data.train_tokens.min(KEPT_TOKENS_MAX as u64),
         })
     }

@@ -264,6 +264,7 @@ impl Leader<'_, '_, '_> {
                 self.evaluate()?;
             }
             self.report();
+            self.saver.tend()?;
             if stop {
                 return Err(self.interrupted()?);
             }

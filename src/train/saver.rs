@@ -1,6 +1,7 @@
 //! Puts checkpoints into the vault in the background: the run copies its numbers and goes on, one thread seals
 //! the copy, makes it durable, states it as a fact, and only then lets the older one go. At every moment at
-//! least one whole checkpoint stands.
+//! least one whole checkpoint stands. Early in a run every evaluation finds better weights than the one before, faster
+//! than they can be sealed: those wait, and give way to still better ones.
 
 use std::sync::{Mutex, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
@@ -28,6 +29,8 @@ pub struct Saver<'scope, 'env> {
     vault: &'env Store<'env>,
     /// The one being sealed.
     busy: Option<ScopedJoinHandle<'scope, Result<()>>>,
+    /// The best weights, to be sealed next.
+    best: Option<Copied>,
 }
 
 /// What the sealing thread shares with the run.
@@ -79,25 +82,59 @@ fn with(mut stand: Checkpoints, id: Id, keep: Keep) -> (Checkpoints, Vec<Id>) {
 
 impl<'scope, 'env> Saver<'scope, 'env> {
     pub fn new(scope: &'scope Scope<'scope, 'env>, vault: &'env Store<'env>) -> Self {
-        Self { scope, vault, busy: None }
+        Self { scope, vault, busy: None, best: None }
     }
 
-    /// Begins to seal a copy; waits first where the one before is not done.
+    /// Begins to seal a copy. The best weights wait where something is being sealed; the latest checkpoint, which says what
+    /// was best, waits until that is durable.
     ///
     /// # Errors
     /// What became of the one before.
     pub fn save(&mut self, copied: Copied, keep: Keep) -> Result<()> {
-        self.finish()?;
+        match keep {
+            Keep::Best => {
+                self.best = Some(copied);
+                self.tend()
+            }
+            Keep::Latest => {
+                self.finish()?;
+                self.seal(copied, keep);
+                Ok(())
+            }
+        }
+    }
+
+    /// Begins to seal what waits, if nothing is being sealed.
+    ///
+    /// # Errors
+    /// What became of the one before.
+    pub fn tend(&mut self) -> Result<()> {
+        if self.best.is_none() || self.busy.as_ref().is_some_and(|busy| !busy.is_finished()) {
+            return Ok(());
+        }
+        self.join()?;
+        if let Some(best) = self.best.take() {
+            self.seal(best, Keep::Best);
+        }
+        Ok(())
+    }
+
+    /// Waits until everything that was saved is durable.
+    pub fn finish(&mut self) -> Result<()> {
+        self.join()?;
+        self.tend()?;
+        self.join()
+    }
+
+    fn seal(&mut self, copied: Copied, keep: Keep) {
         let vault = self.vault;
         self.busy =
             Some(self.scope.spawn(move || {
                 vault.put(&copied, keep).map_err(|error| error.context("saving a checkpoint"))
             }));
-        Ok(())
     }
 
-    /// Waits until everything that was begun is durable.
-    pub fn finish(&mut self) -> Result<()> {
+    fn join(&mut self) -> Result<()> {
         match self.busy.take().map(ScopedJoinHandle::join) {
             None => Ok(()),
             Some(Ok(saved)) => saved,

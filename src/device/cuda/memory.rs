@@ -159,17 +159,19 @@ impl Cuda {
         self.keep(self.context.bind().and_then(upload));
     }
 
-    /// Waits for all that was enqueued, and copies from the card.
+    /// Waits for all that was enqueued, and appends a tensor's elements to `to`.
     ///
     /// # Errors
     /// As [`Cuda::synchronize`].
-    pub fn download<T: Element>(&self, from: Tensor, to: &mut [T]) -> Result<()> {
-        assert_eq!((from.count(), from.dtype()), (to.len(), T::DTYPE), "a copy of another size or type");
+    pub fn download<T: Element>(&self, from: Tensor, to: &mut Vec<T>) -> Result<()> {
+        assert_eq!(from.dtype(), T::DTYPE, "a copy of another type");
         assert_eq!(from.place(), Place::Card, "a copy from the card comes from its memory");
         self.standing()?;
-        let (from, to) = (from.address() as u64, bytemuck::cast_slice_mut(to));
+        to.reserve(from.count());
+        let (start, len_bytes) = (from.address() as u64, from.count() * size_of::<T>());
+        let take = |part: &[u8]| to.extend_from_slice(bytemuck::cast_slice(part));
         // SAFETY: a tensor on the card has so many bytes there by the assertions.
-        let download = |()| unsafe { self.queue().download(self, from, to) };
+        let download = |()| unsafe { self.queue().download(self, start, len_bytes, take) };
         self.keep(self.context.bind().and_then(download));
         self.standing()?;
         self.state().launched.clear();

@@ -136,14 +136,20 @@ impl Queue {
         unsafe { self.staging.upload(&self.stream, to, from, whole) }
     }
 
-    /// Waits for all that was enqueued, and copies from the card.
+    /// Waits for all that was enqueued, and copies from the card, see [`Staging::download`].
     ///
     /// # Safety
-    /// As [`Queue::upload`].
-    pub unsafe fn download(&mut self, cuda: &Cuda, from: u64, to: &mut [u8]) -> Result<()> {
+    /// As there.
+    pub unsafe fn download(
+        &mut self,
+        cuda: &Cuda,
+        from: u64,
+        len_bytes: usize,
+        take: impl FnMut(&[u8]),
+    ) -> Result<()> {
         self.send(cuda)?;
         // SAFETY: by this function's promise.
-        unsafe { self.staging.download(&self.stream, from, to) }
+        unsafe { self.staging.download(&self.stream, from, len_bytes, take) }
     }
 
     /// Enqueues the writing of `byte` over a stretch of the card's memory.

@@ -1,5 +1,5 @@
-//! Pinned host memory through which everything goes to the card and comes from it. On the way there it is a ring of two
-//! halves: while the card fetches from one, the host fills the other, and nobody waits for small things.
+//! Pinned host memory through which everything goes to the card and comes from it, two halves each way: while the card
+//! fetches from one, or writes to it, the host is at work on the other. Nobody waits for small things on the way there.
 
 use std::ptr;
 
@@ -70,7 +70,7 @@ pub struct Staging {
     /// Of the current half.
     used: usize,
     waiting: Option<Copy>,
-    returning: Pinned,
+    returning: [Pinned; 2],
 }
 
 // SAFETY: plain memory and events of the driver, which any thread may use; access is through `&mut self`.
@@ -79,7 +79,7 @@ unsafe impl Send for Staging {}
 impl Staging {
     pub fn new() -> Result<Self> {
         let halves = [Half::new()?, Half::new()?];
-        Ok(Self { halves, current: 0, used: 0, waiting: None, returning: Pinned::new()? })
+        Ok(Self { halves, current: 0, used: 0, waiting: None, returning: [Pinned::new()?, Pinned::new()?] })
     }
 
     /// Takes a copy to the card. `from` may change as soon as this returns. A copy of `whole` blocks that lie side by side
@@ -147,20 +147,43 @@ impl Staging {
         outcomes.into_iter().try_for_each(|outcome| check(outcome, "waiting for a copy to the card"))
     }
 
-    /// Waits for all that was enqueued, and copies from the card.
+    /// Waits for all that was enqueued, and copies from the card: `take` is given one part after the other, while the next
+    /// one is on its way.
     ///
     /// # Safety
-    /// As [`Staging::upload`].
-    pub unsafe fn download(&mut self, stream: &Stream, from: u64, to: &mut [u8]) -> Result<()> {
-        for (part, to) in to.chunks_mut(HALF_BYTES).enumerate() {
-            let from = from + (part * HALF_BYTES) as u64;
+    /// `from` begins as many bytes of the card's memory, in the current context.
+    pub unsafe fn download(
+        &mut self,
+        stream: &Stream,
+        from: u64,
+        len_bytes: usize,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<()> {
+        let parts = len_bytes.div_ceil(HALF_BYTES);
+        let len = |part: usize| HALF_BYTES.min(len_bytes - part * HALF_BYTES);
+        let fetch = |part: usize| {
+            let place = self.returning[part % 2].0;
             // SAFETY: the part fits; `from` by this function's promise.
-            let outcome =
-                unsafe { sys::cuMemcpyDtoHAsync_v2(self.returning.0.cast(), from, to.len(), stream.0) };
-            check(outcome, "copying from the card")?;
+            let outcome = unsafe {
+                sys::cuMemcpyDtoHAsync_v2(
+                    place.cast(),
+                    from + (part * HALF_BYTES) as u64,
+                    len(part),
+                    stream.0,
+                )
+            };
+            check(outcome, "copying from the card")
+        };
+        if parts > 0 {
+            fetch(0)?;
+        }
+        for part in 0..parts {
             stream.wait()?;
-            // SAFETY: the card has written so many bytes there, and writes no more.
-            unsafe { to.as_mut_ptr().copy_from_nonoverlapping(self.returning.0, to.len()) };
+            if part + 1 < parts {
+                fetch(part + 1)?;
+            }
+            // SAFETY: the card has written so many bytes there, and writes no more before this part's turn is over.
+            take(unsafe { std::slice::from_raw_parts(self.returning[part % 2].0, len(part)) });
         }
         Ok(())
     }
