@@ -41,8 +41,9 @@ impl Element for bf16 {
     }
 }
 
-/// Words of the inner dimension between two visits to C.
-const DEPTH_WORDS: usize = 256;
+/// Words of the inner dimension between two visits to C, at most: more, and what a block packs leaves the second-level
+/// cache.
+const DEPTH_WORDS_MAX: usize = 512;
 /// Rows of A that one task packs and multiplies: at most this many, a multiple of `ROWS`.
 const BLOCK_ROWS_MAX: usize = 8 * ROWS;
 /// Fewer tasks than this leave many cores idle: blocks are made lower, then narrower.
@@ -81,13 +82,16 @@ struct Cut {
     lot_cols: usize,
     block_rows: usize,
     block_cols: usize,
+    /// Words of the inner dimension between two visits to C: equal stretches, but for the last.
+    depth_words: usize,
 }
 
 impl Cut {
     fn of(m: usize, n: usize, k_words: usize) -> Self {
+        let depth_words = k_words.div_ceil(k_words.div_ceil(DEPTH_WORDS_MAX).max(1)).max(1);
         let lot_cols = (LOT_BYTES / (4 * k_words.max(1))).max(LOT_COLS_MIN) / COLS * COLS;
         let lot_cols = lot_cols.min(n.next_multiple_of(COLS));
-        let mut cut = Self { lot_cols, block_rows: BLOCK_ROWS_MAX, block_cols: lot_cols };
+        let mut cut = Self { lot_cols, block_rows: BLOCK_ROWS_MAX, block_cols: lot_cols, depth_words };
         let tasks = |cut: &Self| m.div_ceil(cut.block_rows) * lot_cols.div_ceil(cut.block_cols);
         while tasks(&cut) < TASKS_WANTED && cut.block_rows > 2 * ROWS {
             cut.block_rows /= 2;
@@ -160,7 +164,8 @@ fn run<E: Multiply, O: Output>(
     let cut = Cut::of(m, n, k_words);
     PACKED_B.with_borrow_mut(|packed| {
         for lot_start in (0..n).step_by(cut.lot_cols) {
-            let lot = Lot { start: lot_start, cols: cut.lot_cols.min(n - lot_start), k_words };
+            let cols = cut.lot_cols.min(n - lot_start);
+            let lot = Lot { start: lot_start, cols, k_words, depth_words: cut.depth_words };
             lot.pack(pool, b, packed);
             let row_blocks = m.div_ceil(cut.block_rows);
             pool.run(row_blocks * lot.cols.div_ceil(cut.block_cols), |task| {
@@ -178,11 +183,12 @@ fn run<E: Multiply, O: Output>(
     });
 }
 
-/// Columns of B that are packed together: for each stretch of `DEPTH_WORDS` all panels, one after the other.
+/// Columns of B that are packed together: for each stretch of `depth_words` all panels, one after the other.
 struct Lot {
     start: usize,
     cols: usize,
     k_words: usize,
+    depth_words: usize,
 }
 
 impl Lot {
@@ -197,11 +203,11 @@ impl Lot {
 
     fn pack<E: Element>(&self, pool: &Pool, b: MatRef<'_, E>, packed: &mut Vec<Line>) {
         let panels = self.panels();
-        let stretches = self.k_words.div_ceil(DEPTH_WORDS);
+        let stretches = self.k_words.div_ceil(self.depth_words);
         let target = Target { start: reserve(packed, self.k_words * panels * COLS), row_stride: 0 };
         pool.run(panels * stretches, |task| {
-            let (depth, panel) = (task / panels * DEPTH_WORDS, task % panels);
-            let words = DEPTH_WORDS.min(self.k_words - depth);
+            let (depth, panel) = (task / panels * self.depth_words, task % panels);
+            let words = self.depth_words.min(self.k_words - depth);
             let col = panel * COLS;
             let cols = COLS.min(self.cols - col);
             // SAFETY: each task writes its own panel, inside the buffer sized above; `gemm` asked for the
@@ -236,7 +242,7 @@ impl Block {
     ) {
         // SAFETY: the block lies inside C.
         let c = Target { start: unsafe { c.at(self.row * c.row_stride + self.col) }, ..c };
-        if lot.k_words > DEPTH_WORDS && !O::HOLDS_SUMS {
+        if lot.k_words > lot.depth_words && !O::HOLDS_SUMS {
             return SUMS.with_borrow_mut(|sums| {
                 sums.resize(self.rows * self.cols, 0.0);
                 let target = Target { start: sums.as_mut_ptr(), row_stride: self.cols };
@@ -262,10 +268,10 @@ impl Block {
     ) {
         let row_panels = self.rows.div_ceil(ROWS);
         PACKED_A.with_borrow_mut(|packed_a| {
-            let packed_a = reserve(packed_a, row_panels * ROWS * DEPTH_WORDS + pack::SLACK_WORDS);
+            let packed_a = reserve(packed_a, row_panels * ROWS * lot.depth_words + pack::SLACK_WORDS);
             // With nothing along the inner dimension C is still to be scaled: one empty stretch does it.
-            for depth in (0..lot.k_words.max(1)).step_by(DEPTH_WORDS) {
-                let words = DEPTH_WORDS.min(lot.k_words - depth);
+            for depth in (0..lot.k_words.max(1)).step_by(lot.depth_words) {
+                let words = lot.depth_words.min(lot.k_words - depth);
                 let beta = if depth == 0 { beta } else { 1.0 };
                 for panel in 0..row_panels {
                     let row = panel * ROWS;

@@ -8,6 +8,8 @@ use super::{Element, MatRef};
 /// What a panel's writer may touch behind the panel's end.
 pub(super) const SLACK_WORDS: usize = 16;
 const LANES: usize = 16;
+/// How far ahead of a row's transposition its next words are asked for.
+const AHEAD_BYTES: usize = 512;
 
 /// Packs `rows` (at most `WIDTH`) rows of `from`, beginning at `first_row`, over `words` words of the inner
 /// dimension beginning at word `depth`. For B, `from` is its transpose.
@@ -127,28 +129,30 @@ unsafe fn transposed<E: Element, const WIDTH: usize>(
     words: usize,
     to: *mut u32,
 ) {
-    let groups = const { WIDTH.div_ceil(LANES) };
     for first_word in (0..words).step_by(LANES) {
         let count = LANES.min(words - first_word);
         let mask = ((1u32 << count) - 1) as u16;
-        let mut tiles = [[_mm512_setzero_si512(); LANES]; 2];
-        for (group, tile) in tiles[..groups].iter_mut().enumerate() {
-            for (row, line) in tile.iter_mut().enumerate() {
-                let row = group * LANES + row;
-                if row < rows {
-                    let at = start.wrapping_add(row * row_stride + first_word * E::PER_WORD);
-                    // SAFETY: masked loads touch whole words inside the matrix.
-                    *line = unsafe { _mm512_maskz_loadu_epi32(mask, at.cast()) };
+        for group in (0..WIDTH).step_by(LANES) {
+            let mut tile = [_mm512_setzero_si512(); LANES];
+            for (row, line) in
+                tile.iter_mut().enumerate().take(const { if WIDTH < LANES { WIDTH } else { LANES } })
+            {
+                if group + row < rows {
+                    let at = start.wrapping_add((group + row) * row_stride + first_word * E::PER_WORD);
+                    // SAFETY: masked loads touch whole words inside the matrix; a hint may point anywhere.
+                    unsafe {
+                        *line = _mm512_maskz_loadu_epi32(mask, at.cast());
+                        _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>().wrapping_add(AHEAD_BYTES));
+                    }
                 }
             }
-            transpose(tile);
-        }
-        for word in 0..count {
-            for (group, tile) in tiles[..groups].iter().enumerate() {
-                // SAFETY: inside the panel; over its edge as in `copied`.
-                unsafe {
-                    let at = to.add((first_word + word) * WIDTH + group * LANES);
-                    _mm512_storeu_si512(at.cast(), tile[word]);
+            transpose(&mut tile);
+            let to = to.wrapping_add(first_word * WIDTH + group);
+            for (word, line) in tile.into_iter().enumerate() {
+                if word < count {
+                    // SAFETY: inside the panel; over its edge as in `copied`, unless another group lies there, which is
+                    // written later.
+                    unsafe { _mm512_storeu_si512(to.add(word * WIDTH).cast(), line) };
                 }
             }
         }

@@ -11,6 +11,7 @@ use crate::device::simd::{round_bf16, widen_bf16};
 pub(super) const ROWS: usize = 12;
 pub(super) const COLS: usize = 2 * LANES;
 const LANES: usize = 16;
+const LINE_BYTES: usize = 64;
 
 /// The instruction at the heart, and the loop compiled for it.
 pub(in super::super) trait Multiply: Element + Sized {
@@ -243,6 +244,14 @@ unsafe fn body<E: Multiply, O: Output>(
     row_stride: usize,
     (rows, cols): (usize, usize),
 ) {
+    // C comes while the sums are made. Only a hint: the address need not be valid.
+    for row in 0..rows {
+        let line = c.wrapping_add(row * row_stride).cast::<i8>();
+        for offset in (0..COLS * size_of::<O>()).step_by(LINE_BYTES) {
+            // SAFETY: the processor has SSE.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(offset)) };
+        }
+    }
     // SAFETY: the processor has AVX-512 F.
     let mut sums = [[unsafe { _mm512_setzero_ps() }; 2]; ROWS];
     for word in 0..words {
