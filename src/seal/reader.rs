@@ -187,13 +187,14 @@ impl SealReader {
         let group_chunks = (GROUP_BYTES / chunk_bytes).clamp(1, libc::UIO_MAXIOV as usize / 3);
         let group_bytes = group_chunks * chunk_bytes;
         let run_bytes = out.len();
-        // What one call reads is waited for anyway.
-        if run_bytes > group_bytes {
-            self.fetch(first, run_bytes.min(AHEAD_BYTES));
+        // Shorter runs come one after the other, and the kernel reads ahead of those by itself, unless it is told what to read.
+        let reads_ahead = run_bytes > AHEAD_BYTES;
+        if reads_ahead {
+            self.fetch(first, AHEAD_BYTES);
         }
         for (number, group) in out.chunks_mut(group_bytes).enumerate() {
             let ahead = number * group_bytes + AHEAD_BYTES;
-            if ahead < run_bytes {
+            if reads_ahead && ahead < run_bytes {
                 self.fetch(first + (ahead / chunk_bytes) as u64, group_bytes);
             }
             self.open_group(&cipher, first + (number * group_chunks) as u64, group)?;
