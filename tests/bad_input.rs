@@ -7,10 +7,9 @@ use std::{
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::Command,
-    time::Duration,
 };
 
-use crate::harness::{Site, finish, spawn};
+use crate::harness::{Site, finish, spawn, wait_until};
 
 /// A twentieth of the long tier's 100 MB.
 const ONE_LINE_BYTES: usize = 5_000_000;
@@ -217,18 +216,19 @@ fn two_processes_on_one_data_directory_do_not_meet() {
     }
     let folder = site.at("in");
     let first = site.spawn(&["data", "ingest", folder.to_str().expect("UTF-8"), "--collection", "letters"]);
-    let mut met = false;
-    for _ in 0..200 {
-        let second = site.run(&["data", "ls"]);
-        if second.code == Some(1) && second.stderr.contains("in use") {
-            met = true;
-            break;
-        }
-        second.done();
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let process = first.id().to_string();
+    let lock = site.data().join("run/lock");
+    wait_until("the first holds the lock", || {
+        std::fs::read_to_string(&lock).is_ok_and(|holder| holder.trim() == process)
+    });
+    // Stopped, it cannot end while the second asks.
+    let signal =
+        |name| assert!(Command::new("kill").args([name, &process]).status().expect("kill").success());
+    signal("-STOP");
+    let second = site.run(&["data", "ls"]);
+    signal("-CONT");
+    second.refused(1, &["in use", &process]);
     finish(first).done();
-    assert!(met, "the second process never found the first at work");
     assert_eq!(documents(&site), 300);
 }
 

@@ -6,6 +6,7 @@
 
 use std::{fmt, io::Write, ops::Range};
 
+use memmap2::{Advice, MmapMut};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -27,7 +28,7 @@ pub const EXTENT_TOKENS_MAX: usize = 1 << 16;
 /// Extents are gathered in memory up to this and then written as one shard.
 const SHARD_BYTES: usize = 64 << 20;
 /// Neighbouring extents are read together up to this when all of them are wanted.
-const READ_BYTES: usize = 2 << 20;
+const READ_BYTES: usize = 1 << 20;
 
 const MAGIC: &[u8; 8] = b"CLTOK\0\0\x01";
 const HEAD_BYTES: usize = 16;
@@ -310,6 +311,12 @@ struct Place {
     offset: u64,
 }
 
+impl Place {
+    fn length(&self) -> usize {
+        self.length as usize
+    }
+}
+
 impl<'d> TokenSet<'d> {
     /// Reads the indexes of `shards`.
     ///
@@ -339,10 +346,10 @@ impl<'d> TokenSet<'d> {
         let place = self.places[index];
         let mut blob = vec![0; place.length as usize];
         self.shards[place.shard as usize].0.read_at(place.offset, &mut blob)?;
-        let packed = self.open_extent(index, &blob)?;
+        let packed = self.open_extent(index, &mut blob)?;
         ids.clear();
         ids.reserve(self.extents[index].tokens as usize);
-        self.width(index).unpack(&packed, ids);
+        self.width(index).unpack(&blob[packed], ids);
         Ok(())
     }
 
@@ -352,25 +359,26 @@ impl<'d> TokenSet<'d> {
     /// # Errors
     /// As [`TokenSet::read`].
     pub fn load(&self, threads: usize) -> Result<Loaded> {
-        let mut loaded = Loaded { packed: Vec::new(), runs: Vec::with_capacity(self.extents.len()) };
-        let tokens = |index: usize| self.extents[index].tokens as usize * self.width(index).bytes();
-        loaded.packed.reserve_exact((0..self.extents.len()).map(tokens).sum());
-        let mut at = 0;
-        for index in 0..self.extents.len() {
-            let width = self.width(index);
-            loaded.runs.push((at, tokens(index), width));
-            at += tokens(index);
-        }
-        parallel::in_order(
-            threads,
-            self.groups().into_iter(),
-            |group| self.open_group(group),
-            |packed| {
-                loaded.packed.extend_from_slice(&packed);
-                Ok(())
-            },
-        )?;
-        Ok(loaded)
+        let groups = self.groups();
+        let length =
+            |group: &Range<usize>| self.places[group.clone()].iter().map(Place::length).sum::<usize>();
+        let mut blobs = fresh_memory(groups.iter().map(length).sum())?;
+        let mut rest = &mut blobs[..];
+        let mut begin = 0;
+        let places = groups.into_iter().map(|group| {
+            let place = (begin, rest.split_off_mut(..length(&group)).expect("the sum of all lengths"));
+            begin += place.1.len();
+            (group, place)
+        });
+        let mut runs = Vec::with_capacity(self.extents.len());
+        let open = |(group, (begin, blobs)): (Range<usize>, (usize, &mut [u8]))| {
+            self.open_group(group.clone(), begin, blobs)
+        };
+        parallel::in_order(threads, places, open, |opened: Vec<Run>| {
+            runs.extend(opened);
+            Ok(())
+        })?;
+        Ok(Loaded { blobs, runs })
     }
 
     fn width(&self, index: usize) -> Width {
@@ -396,27 +404,27 @@ impl<'d> TokenSet<'d> {
         groups
     }
 
-    /// The packed tokens of a group, one behind another.
-    fn open_group(&self, group: Range<usize>) -> Result<Vec<u8>> {
-        let places = &self.places[group.clone()];
-        let bytes: usize = places.iter().map(|place| place.length as usize).sum();
-        let mut blobs = vec![0; bytes];
-        self.shards[places[0].shard as usize].0.read_at(places[0].offset, &mut blobs)?;
-        let mut packed = Vec::with_capacity(bytes);
-        let mut rest = &blobs[..];
+    /// Fills `blobs` with those of a group, opens each where it lies, and says where the tokens are, counted
+    /// from `begin`.
+    fn open_group(&self, group: Range<usize>, mut begin: usize, blobs: &mut [u8]) -> Result<Vec<Run>> {
+        let first = self.places[group.start];
+        self.shards[first.shard as usize].0.read_at(first.offset, blobs)?;
+        let mut rest = blobs;
+        let mut runs = Vec::with_capacity(group.len());
         for index in group {
-            let (blob, after) = rest.split_at(self.places[index].length as usize);
-            rest = after;
-            packed.extend_from_slice(&self.open_extent(index, blob)?);
+            let blob = rest.split_off_mut(..self.places[index].length()).expect("the sum of all lengths");
+            let packed = self.open_extent(index, blob)?;
+            runs.push(Run { packed: begin + packed.start..begin + packed.end, width: self.width(index) });
+            begin += blob.len();
         }
-        Ok(packed)
+        Ok(runs)
     }
 
-    /// The packed tokens of an extent from its ciphertext.
-    fn open_extent(&self, index: usize, blob: &[u8]) -> Result<Vec<u8>> {
+    /// Opens an extent's blob where it lies, and says where the packed tokens are in it.
+    fn open_extent(&self, index: usize, blob: &mut [u8]) -> Result<Range<usize>> {
         let extent = &self.extents[index];
         let key = self.depot.extent_key(extent.object)?;
-        seal::open_blob(&key, &binding(extent, self.width(index)), blob)
+        seal::open_blob_in_place(&key, &binding(extent, self.width(index)), blob)
             .with_context(|| format!("opening the tokens of {}", extent.document))
     }
 
@@ -462,9 +470,15 @@ fn follows(before: &Place, place: &Place) -> bool {
 
 /// The tokens of a [`TokenSet`] in memory.
 pub struct Loaded {
-    packed: Vec<u8>,
-    /// Where each extent's tokens begin, how many bytes they take, and how.
-    runs: Vec<(usize, usize, Width)>,
+    /// Opened where they were read to: no token was copied.
+    blobs: MmapMut,
+    runs: Vec<Run>,
+}
+
+/// Where an extent's packed tokens are.
+struct Run {
+    packed: Range<usize>,
+    width: Width,
 }
 
 impl Loaded {
@@ -473,10 +487,19 @@ impl Loaded {
     /// # Panics
     /// If there is no extent `index`.
     pub fn read(&self, index: usize, ids: &mut Vec<u32>) {
-        let (from, bytes, width) = self.runs[index];
+        let run = &self.runs[index];
         ids.clear();
-        width.unpack(&self.packed[from..from + bytes], ids);
+        run.width.unpack(&self.blobs[run.packed.clone()], ids);
     }
+}
+
+/// Zeroed pages straight from the kernel, large ones where it has them: the threads that fill them take them, and
+/// paging in 4 KiB at a time costs more than decrypting.
+fn fresh_memory(bytes: usize) -> Result<MmapMut> {
+    let memory = MmapMut::map_anon(bytes.max(1)).context("taking memory for the tokens")?;
+    // A wish: nothing fails without it.
+    let _ = memory.advise(Advice::HugePage);
+    Ok(memory)
 }
 
 impl fmt::Debug for TokenSet<'_> {

@@ -7,6 +7,8 @@
 //! The associated data says where the value belongs, so that it cannot be moved. Nonces are random: one key
 //! seals at most 2^32 values (NIST SP 800-38D, 8.3).
 
+use std::ops::Range;
+
 use super::{
     Key,
     cipher::{Cipher, NONCE_BYTES, TAG_BYTES},
@@ -36,19 +38,30 @@ pub fn seal_blob(key: &Key, aad: &[u8], plain: &[u8]) -> Result<Vec<u8>> {
 /// `Integrity` when it was altered, belongs elsewhere, or was sealed under another key: these cannot be told
 /// apart. The caller adds what it was.
 pub fn open_blob(key: &Key, aad: &[u8], blob: &[u8]) -> Result<Vec<u8>> {
-    let Some((&FORMAT, rest)) = blob.split_first() else {
+    let mut opened = blob.to_vec();
+    let plain = open_blob_in_place(key, aad, &mut opened)?;
+    opened.truncate(plain.end);
+    opened.drain(..plain.start);
+    Ok(opened)
+}
+
+/// Opens a sealed value where it lies, and says which part of `blob` is the plaintext now.
+///
+/// # Errors
+/// As [`open_blob`]; `blob` then holds nothing of the plaintext.
+pub fn open_blob_in_place(key: &Key, aad: &[u8], blob: &mut [u8]) -> Result<Range<usize>> {
+    let Some((&mut FORMAT, rest)) = blob.split_first_mut() else {
         return Err(Error::integrity("a sealed value does not begin as one of format 1"));
     };
-    let parts = rest.split_first_chunk().and_then(|(nonce, rest)| {
-        let (ciphertext, tag) = rest.split_last_chunk()?;
-        Some((nonce, ciphertext, tag))
+    let parts = rest.split_first_chunk_mut().and_then(|(nonce, rest)| {
+        let (text, tag) = rest.split_last_chunk_mut()?;
+        Some((nonce, text, tag))
     });
-    let Some((nonce, ciphertext, tag)) = parts else {
+    let Some((nonce, text, tag)) = parts else {
         return Err(Error::integrity("a sealed value is cut short"));
     };
-    let mut plain = ciphertext.to_vec();
     Cipher::new(key)
-        .open(*nonce, aad, *tag, &mut plain)
+        .open(*nonce, aad, *tag, text)
         .map_err(|_| Error::integrity("a sealed value was altered, moved, or sealed under another key"))?;
-    Ok(plain)
+    Ok(HEAD_BYTES..HEAD_BYTES + text.len())
 }

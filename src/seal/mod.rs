@@ -23,7 +23,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use blob::{BLOB_OVERHEAD_BYTES, open_blob, seal_blob};
+pub use blob::{BLOB_OVERHEAD_BYTES, open_blob, open_blob_in_place, seal_blob};
 pub use hash::{Digest, Sha256, hmac, same_bytes, sha256, verify_hmac};
 pub use header::{CHUNK_BYTES_DEFAULT, HEADER_BYTES, Header, Label, sealed_length_bytes};
 pub use key::{KEY_BYTES, Key};
