@@ -52,6 +52,7 @@ kinds! {
     Feedback = "fbk",
     /// A sealed object that is none of the above: keyring, backup part.
     Object = "obj",
+    Backup = "bak",
 }
 
 /// A 128-bit identifier. `Copy`, ordered by kind and then by age.

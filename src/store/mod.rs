@@ -5,6 +5,7 @@
 mod answers;
 mod cell;
 mod collections;
+mod copy;
 mod documents;
 mod install;
 mod jobs;
@@ -32,6 +33,7 @@ pub use self::{
         Answer, AnswerKind, AnswerState, Feedback, FeedbackState, FinishedAnswer, NewAnswer, NewFeedback,
     },
     collections::Collection,
+    copy::Pinned,
     documents::{Document, DocumentState, NewDocument},
     install::Install,
     jobs::{Job, JobState},

@@ -4,6 +4,7 @@
 //! altered or rolled back goes unnoticed. What an object means, and who may read it, is for others.
 
 pub mod bench;
+mod copy;
 mod depot;
 mod grant;
 mod keyring;
@@ -19,6 +20,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
+pub use copy::{Hold, KeysCopy};
 pub use depot::Depot;
 pub use grant::{ReadGrant, WriteGrant};
 pub use keyring::{Purpose, VaultRoot};
@@ -26,6 +28,6 @@ pub use object::ObjectWriter;
 pub use reader::ObjectReader;
 pub use root::{RootKey, UnsealedBy, Unsealer};
 pub use rotate::KeyReport;
-pub use store::Vault;
+pub use store::{Vault, object_path};
 pub use sweep::Swept;
 pub use verify::{Problem, VerifyReport};

@@ -3,6 +3,7 @@
 //! and an outcome after everything that it is asked, and gives each worker process leave for what its task needs.
 
 pub mod admin;
+pub mod backup;
 pub mod client;
 mod documents;
 mod frame;

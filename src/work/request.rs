@@ -61,6 +61,10 @@ pub enum Request {
     KeyStatus,
     /// -> [`KeyStatus`]: as it is then
     KeyRotate,
+    /// -> [`BackupRow`]
+    BackupCreate { to: PathBuf, keys: PathBuf },
+    /// -> `Vec<Id>`: what went
+    BackupForget { from: PathBuf, keys: PathBuf, keep: usize },
     /// -> [`UserRow`]
     UserAdd { name: String, role: String },
     /// -> `Vec<UserRow>`
@@ -105,6 +109,8 @@ impl Request {
             Self::AuditCheckpoint | Self::AuditProve { .. } => Action::AuditCheckpoint,
             Self::KeyStatus => Action::KeyStatus,
             Self::KeyRotate => Action::KeyRotate,
+            Self::BackupCreate { .. } => Action::BackupCreate,
+            Self::BackupForget { .. } => Action::BackupForget,
             Self::UserAdd { .. } | Self::UserDisable { .. } => Action::UserManage,
             Self::UserLs => Action::UserList,
             Self::TokenNew { .. } | Self::TokenRevoke { .. } => Action::TokenManage,
@@ -270,6 +276,20 @@ pub struct QuarantineRow {
 pub struct Verified {
     pub objects: u64,
     pub bytes: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BackupRow {
+    pub id: Id,
+    pub install: Id,
+    pub taken_at_ms: u64,
+    pub objects: u64,
+    /// Of everything but the keys.
+    pub bytes: u64,
+    /// What was not in the repository before; known to whoever made it.
+    pub new_objects: Option<u64>,
+    pub new_bytes: Option<u64>,
+    pub vault_epoch: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -30,20 +30,20 @@ use crate::{
     vault::Depot,
 };
 
-struct Bench {
+pub(super) struct Bench {
     directory: tempfile::TempDir,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { directory: tempfile::tempdir().unwrap() }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn site(&self) -> Site {
+    pub(super) fn site(&self) -> Site {
         Site {
             data_dir: self.path("data"),
             unsealer: Some(Unsealer::KeyFile(self.path("root.key"))),
@@ -52,15 +52,15 @@ impl Bench {
         }
     }
 
-    fn init(&self) -> Warden {
+    pub(super) fn init(&self) -> Warden {
         Warden::init(&self.site()).unwrap()
     }
 
-    fn open(&self) -> Warden {
+    pub(super) fn open(&self) -> Warden {
         Warden::open(&self.site()).unwrap()
     }
 
-    fn document(&self, name: &str, text: &str) {
+    pub(super) fn document(&self, name: &str, text: &str) {
         std::fs::create_dir_all(self.path("in")).unwrap();
         std::fs::write(self.path("in").join(name), text).unwrap();
     }
@@ -104,12 +104,12 @@ fn serve(warden: &Warden, job: Id, task: Task, leave: Leave) -> Result<Option<se
     })
 }
 
-fn ingest(bench: &Bench, warden: &Warden) -> IngestReport {
+pub(super) fn ingest(bench: &Bench, warden: &Warden) -> IngestReport {
     let outcome = serve(warden, new_job(warden), bench.ingest_task(), intake()).unwrap().unwrap();
     serde_json::from_value(outcome).unwrap()
 }
 
-fn ask(warden: &Warden, request: Request) -> Result<serde_json::Value> {
+pub(super) fn ask(warden: &Warden, request: Request) -> Result<serde_json::Value> {
     warden.execute(Actor::Local { uid: 7 }, request, &Silent)
 }
 
@@ -170,7 +170,7 @@ fn documents_come_in_sealed_and_come_back_as_they_were() {
     }
 }
 
-fn lies_in_the_clear(path: &Path, words: &str) -> bool {
+pub(super) fn lies_in_the_clear(path: &Path, words: &str) -> bool {
     std::fs::read_dir(path).unwrap().any(|entry| {
         let path = entry.unwrap().path();
         if path.is_dir() {

@@ -1,6 +1,7 @@
 //! What each request does: one file for each family of commands. The warden has authorised it and written its
 //! intent before it comes here.
 
+mod backups;
 mod data;
 mod keys;
 mod models;
@@ -76,6 +77,8 @@ pub(super) fn perform(
         Request::AuditProve { since } => records::audit_prove(warden, since),
         Request::KeyStatus => keys::status(warden),
         Request::KeyRotate => keys::rotate(warden),
+        Request::BackupCreate { to, keys } => backups::create(warden, to, keys, monitor),
+        Request::BackupForget { from, keys, keep } => backups::forget(warden, from, keys, *keep),
         Request::UserAdd { name, role } => people::add_user(warden, name, role),
         Request::UserLs => people::users(warden),
         Request::UserDisable { name } => people::disable_user(warden, name),
