@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::policy::Action;
+use super::{policy::Action, scope::Scope};
 use crate::{base::Id, text::Message, train::RunConfig};
 
 /// One question. What answers it stands behind the arrow; `Vec` answers print a line a row with `--json`.
@@ -72,7 +72,7 @@ pub enum Request {
     /// -> [`UserRow`]
     UserDisable { name: String },
     /// -> [`NewToken`]
-    TokenNew { role: String, user: Option<String>, days: Option<u32> },
+    TokenNew(TokenSpec),
     /// -> `Vec<TokenRow>`
     TokenLs,
     /// -> [`TokenRow`]
@@ -113,7 +113,7 @@ impl Request {
             Self::BackupForget { .. } => Action::BackupForget,
             Self::UserAdd { .. } | Self::UserDisable { .. } => Action::UserManage,
             Self::UserLs => Action::UserList,
-            Self::TokenNew { .. } | Self::TokenRevoke { .. } => Action::TokenManage,
+            Self::TokenNew(_) | Self::TokenRevoke { .. } => Action::TokenManage,
             Self::TokenLs => Action::TokenList,
             Self::FeedbackLs { .. } => Action::FeedbackList,
             Self::FeedbackReview { .. } => Action::FeedbackReview,
@@ -420,11 +420,34 @@ pub struct NewToken {
     pub expires_at_ms: Option<u64>,
 }
 
+/// A token to be made.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct TokenSpec {
+    pub role: String,
+    /// By name.
+    pub user: Option<String>,
+    pub days: Option<u32>,
+    /// What people call it.
+    pub name: Option<String>,
+    pub scope: Scope,
+}
+
+impl TokenSpec {
+    /// All that a role may, until it is revoked.
+    pub fn of_role(role: &str) -> Self {
+        Self { role: role.to_owned(), ..Self::default() }
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TokenRow {
     pub id: Id,
     pub role: String,
     pub user: Option<String>,
+    pub name: Option<String>,
+    pub scope: Scope,
+    /// To the minute.
+    pub last_used_at_ms: Option<u64>,
     /// active, expired or revoked
     pub state: String,
     pub created_at_ms: u64,

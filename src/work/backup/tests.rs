@@ -13,7 +13,7 @@ use crate::{
     work::{
         Warden,
         client::{Site, Unsealer},
-        request::{BackupRow, Request},
+        request::{BackupRow, Request, TokenSpec},
         tests::{Bench, ask, ingest, lies_in_the_clear},
     },
 };
@@ -63,7 +63,7 @@ fn a_backup_becomes_the_same_installation_on_another_machine() {
     let warden = bench.init();
     bench.document("a.txt", HERON);
     ingest(&bench, &warden);
-    let token = ask(&warden, Request::TokenNew { role: "user".into(), user: None, days: None }).unwrap();
+    let token = ask(&warden, Request::TokenNew(TokenSpec::of_role("user"))).unwrap();
     let row = back_up(&bench, &warden).unwrap();
     bench.document("b.txt", "this came after the backup\n");
     ingest(&bench, &warden);
@@ -146,7 +146,7 @@ fn a_backup_made_while_documents_come_in_is_one_moment_of_them() {
             for number in 0..6 {
                 bench.document(&format!("{number}.txt"), &format!("{number}: {}", HERON.repeat(20)));
                 ingest(&bench, &warden);
-                ask(&warden, Request::TokenNew { role: "user".into(), user: None, days: None }).unwrap();
+                ask(&warden, Request::TokenNew(TokenSpec::of_role("user"))).unwrap();
             }
             over.store(true, Ordering::Release);
         });

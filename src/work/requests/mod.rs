@@ -82,7 +82,7 @@ pub(super) fn perform(
         Request::UserAdd { name, role } => people::add_user(warden, name, role),
         Request::UserLs => people::users(warden),
         Request::UserDisable { name } => people::disable_user(warden, name),
-        Request::TokenNew { role, user, days } => people::new_token(warden, role, user.as_deref(), *days),
+        Request::TokenNew(spec) => people::new_token(warden, spec),
         Request::TokenLs => people::tokens(warden),
         Request::TokenRevoke { token } => people::revoke_token(warden, *token),
         Request::FeedbackLs { state } => records::feedback(warden, state.as_deref()),
