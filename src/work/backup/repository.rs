@@ -174,6 +174,10 @@ impl Repository {
     /// # Errors
     /// `Integrity` where a manifest that stays cannot be read: nothing is removed then.
     pub(in crate::work) fn forget(&self, keep: usize, keys: &Path, key: &PublicKey) -> Result<Vec<Id>> {
+        if !keys.is_dir() {
+            return Err(Error::not_found(format!("there is no folder {}", keys.display()))
+                .remedy("bring the medium with the keys: those of a backup that is forgotten must go too"));
+        }
         let _held = self.hold()?;
         let mut leaving = self.backups()?;
         let staying = leaving.split_off(leaving.len().saturating_sub(keep));

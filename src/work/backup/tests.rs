@@ -109,8 +109,10 @@ fn only_what_is_new_is_copied_and_what_nobody_needs_any_more_goes() {
     for backup in [first.id, second.id] {
         repository.verify(backup, Some(&bench.path("stick")), Some(&key), &Silent).unwrap();
     }
-    let forget = Request::BackupForget { from: bench.path("disk"), keys: bench.path("stick"), keep: 1 };
-    let gone: Vec<Id> = serde_json::from_value(ask(&warden, forget).unwrap()).unwrap();
+    let forget = |keys| Request::BackupForget { from: bench.path("disk"), keys: bench.path(keys), keep: 1 };
+    let error = expect_error(ask(&warden, forget("not there")));
+    assert_eq!((error.kind(), repository.backups().unwrap().len()), (ErrorKind::NotFound, 2));
+    let gone: Vec<Id> = serde_json::from_value(ask(&warden, forget("stick")).unwrap()).unwrap();
     assert_eq!(gone, [first.id]);
     assert_eq!(repository.backups().unwrap(), [second.id]);
     assert_eq!(fs::read_dir(bench.path("stick")).unwrap().count(), 1, "the keys went first");
