@@ -187,6 +187,29 @@ fn files_under(directory: &Path) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
+fn silent_connections_keep_nobody_out() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let warden = install(directory.path());
+    let operator = token(&warden, "operator");
+    let connections = crate::serve::listen::ConnectionLimits { connections_max: 8, ..Default::default() };
+    let daemon = start(&warden, ServeOptions { connections, ..ServeOptions::default() });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut silent = Vec::new();
+        for _ in 0..200 {
+            silent.push(tokio::net::TcpStream::connect(daemon.bound.address).await.expect("connects"));
+            if silent.len() % 50 == 0 {
+                assert_eq!(daemon.ask("GET", "/v1/models", &operator, &Value::Null).await.0, 200);
+            }
+        }
+        // Those that came first made room, and hear of it.
+        let heard = silent[0].read_u8().await;
+        assert!(heard.is_err(), "{heard:?}");
+    });
+    daemon.stop();
+}
+
+#[test]
 fn answers_over_tls_with_receipts_and_leaves_no_prompt_on_the_disk() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let warden = install(directory.path());

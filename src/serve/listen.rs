@@ -5,12 +5,15 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
     task::{Context as TaskContext, Poll, ready},
     time::Duration,
 };
 
-use axum::{Extension, Router};
+use axum::{
+    Extension, Router,
+    extract::Request,
+    middleware::{self, Next},
+};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -20,12 +23,14 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Sleep},
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::intake::Peer;
+use super::{
+    intake::Peer,
+    places::{Busy, Place, Places},
+};
 
 /// Bounds on connections.
 #[derive(Clone, Debug)]
@@ -63,7 +68,7 @@ pub async fn serve(
     grace: Duration,
 ) {
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(limits.connections_max));
+    let places = Places::new(limits.connections_max);
     let mut stop = std::pin::pin!(stop);
     loop {
         let (stream, peer, place) = tokio::select! {
@@ -74,10 +79,15 @@ pub async fn serve(
         let connection = Connection { tls: tls.clone(), router: router.clone(), limits: limits.clone() };
         let watcher = graceful.watcher();
         tokio::spawn(async move {
-            if let Err(error) = connection.run(stream, peer, watcher).await {
-                tracing::debug!(%peer, %error, "connection");
+            let requests = place.requests();
+            tokio::select! {
+                ended = connection.run(stream, peer, watcher, requests) => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%peer, %error, "connection");
+                    }
+                }
+                () = place.wanted() => tracing::debug!(%peer, "a silent connection made room"),
             }
-            drop(place);
         });
     }
     // Newcomers are refused at once, and not left waiting in the queue of a socket that nobody reads.
@@ -87,14 +97,11 @@ pub async fn serve(
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+/// The next connection, and a place for it.
+async fn accept(listener: &TcpListener, places: &Places) -> (TcpStream, SocketAddr, Place) {
     loop {
-        let place = Arc::clone(places).acquire_owned().await.expect("never closed");
         match listener.accept().await {
-            Ok((stream, peer)) => return (stream, peer, place),
+            Ok((stream, peer)) => return (stream, peer, places.take().await),
             Err(error) => {
                 // Mostly out of file descriptors: wait for some to come back rather than spin.
                 tracing::warn!(%error, "accepting a connection");
@@ -116,12 +123,17 @@ impl Connection {
         stream: TcpStream,
         peer: SocketAddr,
         watcher: hyper_util::server::graceful::Watcher,
+        busy: impl Fn() -> Busy + Clone + Send + Sync + 'static,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         // Tokens leave as they come.
         stream.set_nodelay(true)?;
         let stream = Stalling::new(stream, self.limits.write_stall_max);
         let stream = tokio::time::timeout(self.limits.handshake_time_max, self.tls.accept(stream)).await??;
-        let router = self.router.layer(Extension(Peer(peer.ip())));
+        let answered = move |request: Request, next: Next| {
+            let busy = busy();
+            async move { next.run(request).await.map(|body| busy.until_sent(body)) }
+        };
+        let router = self.router.layer(middleware::from_fn(answered)).layer(Extension(Peer(peer.ip())));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head_time_max)

@@ -11,6 +11,7 @@ pub mod intake;
 pub mod listen;
 pub mod metrics;
 pub mod models;
+mod places;
 pub mod records;
 pub mod routes;
 mod strangers;
