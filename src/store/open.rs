@@ -8,7 +8,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use crate::base::{Context, Error, Result, error::IntoCause};
 
 /// Applied in order and once; a migration that was released is never edited.
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_first_road.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/0001_first_road.sql"),
+    include_str!("../../migrations/0002_erasures.sql"),
+];
 
 /// How long a statement waits for a lock: only a checkpoint of our own other connection can hold one.
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);

@@ -14,6 +14,7 @@ mod root;
 mod rotate;
 mod store;
 mod sweep;
+mod tombstone;
 mod verify;
 
 #[cfg(test)]
@@ -28,4 +29,5 @@ pub use root::{RootKey, UnsealedBy, Unsealer};
 pub use rotate::KeyReport;
 pub use store::Vault;
 pub use sweep::Swept;
+pub use tombstone::Tombstone;
 pub use verify::{Problem, VerifyReport};

@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod client;
 mod documents;
+mod erasure;
 mod frame;
 mod host;
 mod import;

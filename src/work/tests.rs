@@ -30,20 +30,20 @@ use crate::{
     vault::Depot,
 };
 
-struct Bench {
+pub(super) struct Bench {
     directory: tempfile::TempDir,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { directory: tempfile::tempdir().unwrap() }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn site(&self) -> Site {
+    pub(super) fn site(&self) -> Site {
         Site {
             data_dir: self.path("data"),
             unsealer: Some(Unsealer::KeyFile(self.path("root.key"))),
@@ -52,11 +52,11 @@ impl Bench {
         }
     }
 
-    fn init(&self) -> Warden {
+    pub(super) fn init(&self) -> Warden {
         Warden::init(&self.site()).unwrap()
     }
 
-    fn open(&self) -> Warden {
+    pub(super) fn open(&self) -> Warden {
         Warden::open(&self.site()).unwrap()
     }
 
