@@ -44,7 +44,7 @@ fn an_altered_moved_or_missing_tombstone_is_noticed() {
     let lines: Vec<&str> = whole.lines().collect();
     let altered = whole.replacen("\"at_ms\":1", "\"at_ms\":9", 1);
     assert_ne!(altered, whole);
-    let (_, foreign) = Site::new();
+    let (_elsewhere, foreign) = Site::new();
     foreign.bury(id(IdKind::Erasure), 0, &documents(1)).expect("buried");
     let foreign = fs::read_to_string(foreign.tombstones_path()).expect("the file");
     for text in [
