@@ -223,7 +223,7 @@ fn two_processes_on_one_data_directory_do_not_meet() {
     });
     // Stopped, it cannot end while the second asks.
     let signal =
-        |name| assert!(Command::new("kill").args([name, &process]).status().expect("kill").success());
+        |name| assert!(Command::new("kill").args([name, process.as_str()]).status().expect("kill").success());
     signal("-STOP");
     let second = site.run(&["data", "ls"]);
     signal("-CONT");
@@ -281,6 +281,26 @@ fn a_full_disk_says_so_and_loses_nothing() {
     ingest(&site, folder.to_str().expect("UTF-8")).done();
     assert_eq!(documents(&site), 41);
     site.run(&["data", "verify"]).done();
+}
+
+#[test]
+fn a_backup_to_a_full_disk_says_so_and_leaves_none() {
+    let site = Site::initialised();
+    ingest(&site, &site.file("long.txt", LETTER.repeat(100_000))).done();
+    let (to, keys) = (site.at("disk"), site.at("stick"));
+    let Some(disk) = SmallDisk::mount(&to, "2m") else {
+        eprintln!(
+            "skipped a_backup_to_a_full_disk_says_so_and_leaves_none: mounting a small tmpfs needs root"
+        );
+        return;
+    };
+    let (to, keys) = (to.to_str().expect("UTF-8"), keys.to_str().expect("UTF-8"));
+    site.run(&["backup", "create", to, "--keys", keys]).refused(1, &["space", "help: "]);
+    assert_eq!(std::fs::read_dir(keys).expect("made").count(), 0, "the keys of no backup");
+    assert!(site.json_lines(&["backup", "ls", to]).is_empty());
+    disk.grow("200m");
+    site.run(&["backup", "create", to, "--keys", keys]).done();
+    site.run(&["backup", "verify", to, "--keys", keys]).done();
 }
 
 #[test]

@@ -3,12 +3,12 @@
 //! The lines of an export are those of the segments, one after the other, byte for byte: headers, entries and
 //! checkpoints. So an export proves itself, with the public key and nothing else. A table cannot.
 
-use std::{io::BufRead, path::Path};
+use std::io::BufRead;
 
 use super::{
     Checkpoint, Entry, LogKey, VerifyReport,
-    log::last_segment,
-    segment::{SEGMENT_START, Walked, Wrong, is_checkpoint, segment_path, walk},
+    log::Extent,
+    segment::{SEGMENT_START, Walked, Wrong, walk},
     verify::check,
 };
 use crate::base::{Context, Error, Result};
@@ -16,31 +16,18 @@ use crate::base::{Context, Error, Result};
 /// Where the pieces of an export go, each of whole lines.
 pub type Sink<'a> = dyn FnMut(&str) -> Result<()> + 'a;
 
-/// Hands over every line of the log in `directory`, up to its last checkpoint.
+/// Hands over every line of the log as it stood.
 ///
 /// # Errors
 /// Whatever reading fails with, and what `sink` says.
-pub fn export(directory: &Path, sink: &mut Sink) -> Result<()> {
-    for number in 1..=last_segment(directory)? {
-        let path = segment_path(directory, number);
-        let mut bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-        bytes.truncate(signed_bytes(&bytes));
-        let text = String::from_utf8(bytes).context("reading the audit log")?;
-        sink(&text)?;
+pub fn export(log: &Extent, sink: &mut Sink) -> Result<()> {
+    for (path, length_bytes) in &log.segments {
+        let mut bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        // What follows is being written.
+        bytes.truncate(usize::try_from(*length_bytes).unwrap_or(usize::MAX));
+        sink(&String::from_utf8(bytes).context("reading the audit log")?)?;
     }
     Ok(())
-}
-
-/// Up to the end of the last checkpoint, or of the header where there is none: what follows is being written.
-fn signed_bytes(bytes: &[u8]) -> usize {
-    let (mut at, mut signed) = (0, 0);
-    for line in bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
-        at += line.len();
-        if signed == 0 || is_checkpoint(line) {
-            signed = at;
-        }
-    }
-    signed
 }
 
 /// The head of a table, and a line of it.

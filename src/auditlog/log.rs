@@ -30,7 +30,7 @@ use crate::{
 const MEND_EVERY: Duration = Duration::from_secs(1);
 
 /// The newest checkpoint, beside the segments: a log that was cut at its end no longer reaches it.
-pub(super) const CHECKPOINT_FILE: &str = "checkpoint";
+pub const CHECKPOINT_FILE: &str = "checkpoint";
 
 /// The audit log of an installation. Any number of threads append; those who wait share one sync.
 pub struct AuditLog {
@@ -45,6 +45,16 @@ pub struct AuditLog {
 pub struct Recovered {
     pub entries_cut: u64,
     pub bytes_cut: u64,
+}
+
+/// The log as it stood at one moment.
+#[derive(Clone, Debug)]
+pub struct Extent {
+    /// Each segment, and how many of its bytes count.
+    pub segments: Vec<(PathBuf, u64)>,
+    pub entries: u64,
+    /// The newest checkpoint, as it lies beside them.
+    pub checkpoint: String,
 }
 
 struct Writer {
@@ -129,6 +139,26 @@ impl AuditLog {
 
     pub fn key(&self) -> LogKey {
         self.writer().key.clone()
+    }
+
+    /// What of the log's files holds all entries so far, closed by the newest checkpoint.
+    ///
+    /// # Errors
+    /// `Unavailable` when the log cannot be written, and so may hold more than was signed.
+    pub fn extent(&self) -> Result<Extent> {
+        let writer = self.writer();
+        if let Some(broken) = &writer.broken {
+            return Err(broken.why.clone());
+        }
+        let mut segments = Vec::new();
+        for number in 1..writer.segment {
+            let path = segment_path(&writer.directory, number);
+            let length =
+                std::fs::metadata(&path).with_context(|| format!("looking at {}", path.display()))?.len();
+            segments.push((path, length));
+        }
+        segments.push((segment_path(&writer.directory, writer.segment), writer.end_bytes));
+        Ok(Extent { segments, entries: writer.place.tree.size(), checkpoint: writer.note() })
     }
 
     /// Number of entries.

@@ -30,7 +30,7 @@ mod tests;
 
 pub use entry::{Entry, Outcome, open_detail};
 pub use export::{COLUMNS, export, table_cells, table_line, verify_export};
-pub use log::{AuditLog, Recovered};
+pub use log::{AuditLog, CHECKPOINT_FILE, Extent, Recovered};
 pub use note::{Checkpoint, LogKey};
 pub use proof::Consistency;
 pub use read::{Entries, read};

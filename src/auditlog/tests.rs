@@ -338,7 +338,7 @@ fn a_log_that_is_cut_or_replaced_while_it_is_in_use_takes_nothing_more() {
 
 fn exported(directory: &Path) -> String {
     let mut text = String::new();
-    export(directory, &mut |lines| {
+    export(&open(directory).expect("open").extent().expect("whole"), &mut |lines| {
         text.push_str(lines);
         Ok(())
     })

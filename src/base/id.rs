@@ -52,6 +52,7 @@ kinds! {
     Feedback = "fbk",
     /// A sealed object that is none of the above: keyring, backup part.
     Object = "obj",
+    Backup = "bak",
     /// An erasure of documents; its certificate has the same id.
     Erasure = "era",
 }

@@ -7,13 +7,13 @@ use std::{
 };
 
 use super::{
+    backup::read_key,
     screen::{Screen, printable},
     session::{Session, document_id, erasure_id, time},
 };
 use crate::{
-    base::{Context, Error, Id, Result, unhex},
+    base::{Context, Error, Id, Result},
     improve::{Reached, SignedCertificate},
-    seal::PublicKey,
     work::request::{Erase, ErasurePlan, Request},
 };
 
@@ -138,13 +138,10 @@ pub fn certificate(args: CertificateArgs, session: &Session) -> Result<()> {
 
 /// Verifies with a key and a file alone.
 fn check_alone(certificate: &Path, key: &Path) -> Result<SignedCertificate> {
-    let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
-    let bytes = unhex(read(key)?.trim()).and_then(|bytes| bytes.try_into().ok());
-    let key = bytes.map(PublicKey).ok_or_else(|| {
-        Error::usage(format!("{} is no public key of receipts", key.display()))
-            .remedy("it is the line of 64 digits in the appliance's keys/receipts.pub")
-    })?;
-    let signed: SignedCertificate = serde_json::from_str(&read(certificate)?).map_err(|error| {
+    let key = read_key(key)?;
+    let text =
+        fs::read_to_string(certificate).with_context(|| format!("reading {}", certificate.display()))?;
+    let signed: SignedCertificate = serde_json::from_str(&text).map_err(|error| {
         Error::integrity(format!("{} is no certificate of erasure: {error}", certificate.display()))
     })?;
     signed.verify(&key)?;

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod audit;
+mod backup;
 mod bench;
 mod chat;
 mod data;
@@ -82,6 +83,9 @@ enum Command {
     /// The keys that everything is sealed under
     #[command(subcommand)]
     Key(key::Command),
+    /// Copies on another disk, and the way back from them
+    #[command(subcommand)]
+    Backup(backup::Command),
     /// People
     #[command(subcommand)]
     User(user::Command),
@@ -131,6 +135,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Lineage(command) => lineage::run(command, &session),
         Command::Audit(command) => audit::run(command, &session),
         Command::Key(command) => key::run(command, &session),
+        Command::Backup(command) => backup::run(command, &session),
         Command::User(command) => user::run(command, &session),
         Command::Token(command) => token::run(command, &session),
         Command::Job(command) => job::run(command, &session),

@@ -24,7 +24,7 @@ use crate::{
     vault::Vault,
     work::request::{
         Choice, Evaluation, Generate, Generated, Ingest, Ingested, ModelRow, NewToken, Pretrain, Request,
-        RunRow, Status, TokenizerRow,
+        RunRow, Status, TokenSpec, TokenizerRow,
     },
 };
 
@@ -273,8 +273,8 @@ fn finish(screen: &Screen, model: &str, measured: &Evaluation) -> Result<()> {
 }
 
 fn serve_it(session: &Session, args: &serve::Args) -> Result<()> {
-    let token: NewToken =
-        session.ask(Request::TokenNew { role: "service".into(), user: None, days: Some(TOKEN_DAYS) })?;
+    let token: NewToken = session
+        .ask(Request::TokenNew(TokenSpec { days: Some(TOKEN_DAYS), ..TokenSpec::of_role("service") }))?;
     serve::until_stopped(args, session, |bound| {
         let certificate = &bound.certificate_pem;
         let url = format!("https://{}", bound.address);

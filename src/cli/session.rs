@@ -62,6 +62,6 @@ macro_rules! id_of {
 }
 
 id_of! {
-    document_id => Document, erasure_id => Erasure, run_id => Run, token_id => Token, tokenizer_id => Tokenizer,
-    feedback_id => Feedback, job_id => Job,
+    backup_id => Backup, document_id => Document, erasure_id => Erasure, run_id => Run, token_id => Token,
+    tokenizer_id => Tokenizer, feedback_id => Feedback, job_id => Job,
 }

@@ -22,13 +22,14 @@ const DOMAIN: &str = "cloister erasure certificate v1\n";
 /// What an erasure cannot reach. Every certificate says it.
 pub const RESIDUAL: [&str; 5] = [
     "A copy of the keyring from before (a backup, blocks that a disk has let go of and not overwritten, an SSD's spare \
-     blocks) opens the documents for whoever has what unsealed the root key then, until that copy is destroyed, or \
-     `cloister key rekey` was run and the old key file, passphrase or shares are destroyed.",
+     blocks) opens the documents for whoever has what unsealed the root key then, until that copy is destroyed (a \
+     backup's by `cloister backup forget`), or `cloister key rekey` was run and the old key file, passphrase or shares \
+     are destroyed.",
     "What was trained on the documents may repeat them: the tokenizers, checkpoints and models under `reached`, until \
      they are trained anew by the commands beside them and no longer used.",
     "Prompts, answers and feedback are tied to a person by the user who asked alone: those of a user of the subject's \
      name were emptied; what others wrote or were told about the person was not looked for.",
-    "Names that people gave to collections, models and user accounts stay, and so do identifiers, times and sizes.",
+    "Names that people gave to collections, models, user accounts and tokens stay, and so do identifiers, times and sizes.",
     "Files outside this installation are untouched: ingesting them again takes them in again.",
 ];
 

@@ -53,10 +53,10 @@ async fn answer(
     ask: Ask,
     call: Call,
 ) -> ApiResult<Response> {
-    let served = api.model(&ask.model)?;
+    let served = api.model(&caller, &ask.model)?;
     let permit = Arc::clone(&api.answers).try_acquire_owned().map_err(|_| ApiError::busy())?;
-    let place = api.allowances.answer(caller.token, call.received).map_err(ApiError::beyond)?;
-    let most = api.allowances.each.answer_tokens_max;
+    let place = api.allowances.answer(&caller, call.received).map_err(ApiError::beyond)?;
+    let most = api.allowances.of(&caller).answer_tokens_max;
     // A bound beyond the model's own says nothing that the model would not.
     let is_bound = most < served.engine.context_tokens() as u64;
     if let Some(wanted) = ask.max_tokens.filter(|&wanted| is_bound && wanted > most) {

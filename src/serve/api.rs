@@ -1,11 +1,12 @@
 //! What every handler works with: the models that are served, the records, the numbers and the limits.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Semaphore;
@@ -16,6 +17,7 @@ use super::{
     metrics::Metrics,
     records::{ModelFacts, Noted, Records},
     routes::ROUTES,
+    strangers::{Failures, Strangers},
 };
 use crate::{
     base::{Error, ErrorKind, Result},
@@ -87,8 +89,8 @@ pub struct Api {
     /// Set when a record could not be written, cleared when one could again.
     unrecorded: AtomicBool,
     stopping: AtomicBool,
-    /// Requests without a valid token that no audit entry counts yet.
-    strangers: AtomicU64,
+    /// Requests without a valid token.
+    strangers: Strangers,
     /// The same of looks at health and metrics.
     probes: AtomicU64,
     /// The same of requests beyond what their token may take.
@@ -107,7 +109,7 @@ impl Api {
             limited: AtomicU64::new(0),
             unrecorded: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            strangers: AtomicU64::new(0),
+            strangers: Strangers::default(),
             probes: AtomicU64::new(0),
         }
     }
@@ -116,8 +118,17 @@ impl Api {
         self.models.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn model(&self, name: &str) -> ApiResult<Arc<Served>> {
-        let served = self.models().into_iter().find(|served| served.facts.name == name);
+    /// The models that a caller's token may ask.
+    pub fn models_of(&self, caller: &Caller) -> Vec<Arc<Served>> {
+        let mut models = self.models();
+        models.retain(|served| caller.scope.allows_model(&served.facts.name));
+        models
+    }
+
+    /// # Errors
+    /// 404 for one that is not there, and for one that is not there for this caller.
+    pub fn model(&self, caller: &Caller, name: &str) -> ApiResult<Arc<Served>> {
+        let served = self.models_of(caller).into_iter().find(|served| served.facts.name == name);
         served.ok_or_else(|| ApiError::model_not_found(name))
     }
 
@@ -143,13 +154,14 @@ impl Api {
         outcome.map_err(|error| ApiError::unrecorded(&error))
     }
 
-    pub fn count_stranger(&self) {
+    /// Counts a request without a valid token, and makes it wait where others came before it.
+    pub async fn slow_stranger(&self, from: Option<IpAddr>) {
         self.metrics.unauthenticated.fetch_add(1, Ordering::Relaxed);
-        self.strangers.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(self.strangers.count(from, Instant::now())).await;
     }
 
-    pub fn take_strangers(&self) -> u64 {
-        self.strangers.swap(0, Ordering::Relaxed)
+    pub fn take_strangers(&self) -> Failures {
+        self.strangers.take()
     }
 
     pub fn count_probe(&self) {

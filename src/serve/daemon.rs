@@ -203,12 +203,13 @@ async fn count_strangers(api: Arc<Api>) {
 }
 
 async fn note_strangers(api: &Arc<Api>) {
-    let requests = api.take_strangers();
-    if requests > 0 {
+    let failures = api.take_strangers();
+    if failures.requests > 0 {
         // A failure makes the API unready, which is all there is to do about it.
         let _ =
-            api.recorded(api.ask(move |records: &dyn Records| records.note_unauthenticated(requests)).await);
+            api.recorded(api.ask(move |records: &dyn Records| records.note_unauthenticated(&failures)).await);
     }
+    let _ = api.recorded(api.ask(|records: &dyn Records| records.keep_last_uses()).await);
     let limited = api.take_limited();
     if limited > 0 {
         let _ = api.recorded(api.ask(move |records: &dyn Records| records.note_limited(limited)).await);

@@ -16,7 +16,10 @@ use crate::{
     ops::Exec,
     store::{AnswerState, Model, ObjectState, TokenizerRow},
     tensor::DType,
-    work::{Request, Site, Unsealer, request::NewToken},
+    work::{
+        Request, Site, Unsealer,
+        request::{NewToken, TokenSpec},
+    },
 };
 
 /// Stands in no file of the data directory, whatever happens.
@@ -96,7 +99,7 @@ fn install(data_dir: &Path) -> Arc<Warden> {
 }
 
 fn token(warden: &Warden, role: &str) -> String {
-    let request = Request::TokenNew { role: role.to_owned(), user: None, days: None };
+    let request = Request::TokenNew(TokenSpec::of_role(role));
     let answer = warden.execute(Actor::this_process(), request, &Silent).expect("a token");
     serde_json::from_value::<NewToken>(answer).expect("its shape").token
 }

@@ -39,13 +39,13 @@ pub fn readyz(api: &Api) -> Response {
     }
 }
 
-pub async fn models(api: Arc<Api>) -> ApiResult<Response> {
-    let data: Vec<Value> = api.models().iter().map(|served| model_json(served)).collect();
+pub async fn models(api: Arc<Api>, caller: Caller) -> ApiResult<Response> {
+    let data: Vec<Value> = api.models_of(&caller).iter().map(|served| model_json(served)).collect();
     Ok(Json(json!({"object": "list", "data": data})).into_response())
 }
 
-pub async fn model(api: Arc<Api>, call: Call) -> ApiResult<Response> {
-    let served = api.model(call.id.as_deref().unwrap_or(""))?;
+pub async fn model(api: Arc<Api>, caller: Caller, call: Call) -> ApiResult<Response> {
+    let served = api.model(&caller, call.id.as_deref().unwrap_or(""))?;
     Ok(Json(model_json(&served)).into_response())
 }
 
@@ -156,6 +156,6 @@ async fn own_answer(api: &Arc<Api>, caller: &Caller, id: Id, anybodys: Action) -
     let found =
         api.ask(move |records| records.answer(id)).await.map_err(|error| ApiError::unrecorded(&error))?;
     found
-        .filter(|answer| answer.token == caller.token || caller.role.may(anybodys))
+        .filter(|answer| answer.token == caller.token || caller.may(anybodys))
         .ok_or_else(|| ApiError::not_found(format!("There is no answer {id}.")))
 }

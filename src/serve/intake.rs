@@ -47,22 +47,27 @@ pub struct Peer(pub IpAddr);
 
 /// Who calls, if they may do `action`.
 pub async fn caller(api: &Arc<Api>, head: &Parts, action: Action) -> ApiResult<Caller> {
+    let from = head.extensions.get::<Peer>().map(|peer| peer.0);
     let Some(bearer) = bearer(&head.headers) else {
-        api.count_stranger();
+        api.slow_stranger(from).await;
         return Err(ApiError::no_token());
     };
     let bearer = bearer.to_owned();
     let caller = match api.ask(move |records| records.authenticate(&bearer)).await {
-        Ok(caller) => Caller { from: head.extensions.get::<Peer>().map(|peer| peer.0), ..caller },
+        Ok(caller) => Caller { from, ..caller },
         Err(error) if error.kind() == ErrorKind::Denied => {
-            api.count_stranger();
+            api.slow_stranger(from).await;
             return Err(ApiError::wrong_token());
         }
         Err(error) => return Err(ApiError::unrecorded(&error)),
     };
-    if !caller.role.may(action) {
+    if !caller.may(action) {
+        let message = if caller.role.may(action) {
+            format!("The scope of this token leaves out '{action}'.")
+        } else {
+            format!("A token with the role '{}' may not do '{action}'.", caller.role)
+        };
         api.note(caller, Noted { action, object: None, outcome: Outcome::Denied, status: Some(403) }).await?;
-        let message = format!("A token with the role '{}' may not do '{action}'.", caller.role);
         return Err(ApiError::forbidden(message));
     }
     Ok(caller)

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod models;
 pub mod records;
 pub mod routes;
+mod strangers;
 pub mod tls;
 pub mod wire;
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::answering::now_ms;
+use super::{answering::now_ms, strangers::Failures};
 use crate::{
     auditlog::{Entry, Outcome},
     base::{Context, Id, IdKind, Result},
@@ -87,9 +87,12 @@ pub trait Records: Send + Sync + 'static {
     /// So many requests beyond what their tokens may take, in one entry.
     fn note_limited(&self, requests: u64) -> Result<()>;
 
-    /// So many requests without a valid token since the last time: one entry for all, so that a stranger
-    /// cannot fill the disk.
-    fn note_unauthenticated(&self, requests: u64) -> Result<()>;
+    /// Requests without a valid token since the last time: one entry for all, so that a stranger cannot fill the
+    /// disk.
+    fn note_unauthenticated(&self, failures: &Failures) -> Result<()>;
+
+    /// Writes down when tokens were last used.
+    fn keep_last_uses(&self) -> Result<()>;
 }
 
 /// The warden's records: the audit log and the database.
@@ -229,8 +232,18 @@ impl Records for WardenRecords {
         self.audit(entry.detail("requests", requests))
     }
 
-    fn note_unauthenticated(&self, requests: u64) -> Result<()> {
+    fn note_unauthenticated(&self, failures: &Failures) -> Result<()> {
         let entry = Entry::new("anonymous", "api.unauthenticated", Outcome::Denied);
-        self.audit(entry.detail("requests", requests))
+        let entry = entry.detail("requests", failures.requests);
+        if failures.from.is_empty() {
+            return self.audit(entry);
+        }
+        let from: Vec<String> =
+            failures.from.iter().map(|(network, requests)| format!("{network} ({requests})")).collect();
+        self.audit(self.0.with_sealed(entry, "from", &from.join(", "))?)
+    }
+
+    fn keep_last_uses(&self) -> Result<()> {
+        self.0.keep_last_uses()
     }
 }

@@ -69,8 +69,11 @@ pub const ROUTES: &[Route] = &[
     get("/healthz", Open(handlers::healthz)),
     get("/readyz", Open(handlers::readyz)),
     get("/metrics", Guarded(Action::MetricsRead, |api, _, _| Box::pin(handlers::metrics(api)))),
-    get("/v1/models", Guarded(Action::ModelServed, |api, _, _| Box::pin(handlers::models(api)))),
-    get("/v1/models/{id}", Guarded(Action::ModelServed, |api, _, call| Box::pin(handlers::model(api, call)))),
+    get("/v1/models", Guarded(Action::ModelServed, |api, caller, _| Box::pin(handlers::models(api, caller)))),
+    get(
+        "/v1/models/{id}",
+        Guarded(Action::ModelServed, |api, caller, call| Box::pin(handlers::model(api, caller, call))),
+    ),
     post(
         "/v1/chat/completions",
         Guarded(Action::AnswerAsk, |api, caller, call| Box::pin(answering::chat(api, caller, call))),
@@ -140,7 +143,7 @@ async fn guarded(
             return Err(refusal);
         }
     };
-    if let Err(exceeded) = api.allowances.admit(caller.token, received) {
+    if let Err(exceeded) = api.allowances.admit(&caller, received) {
         // Counted, not written down one by one: a flood must not fill the log.
         api.count_limited();
         intake::drain(body, intake::STRANGERS_BODY_MAX).await;
@@ -148,7 +151,7 @@ async fn guarded(
     }
     let note = |outcome, status| {
         let object = id.as_deref().and_then(|id| id.parse().ok());
-        api.note(caller, Noted { action, object, outcome, status })
+        api.note(caller.clone(), Noted { action, object, outcome, status })
     };
     let by = recording(action);
     if by == Recording::Router {
@@ -161,7 +164,7 @@ async fn guarded(
             intake::require_json(&head.headers)?;
         }
         let call = Call { id: id.clone(), body, received, recorded: Arc::clone(&recorded) };
-        answer(Arc::clone(api), caller, call).await
+        answer(Arc::clone(api), caller.clone(), call).await
     }
     .await;
     let (how, status) = match &outcome {

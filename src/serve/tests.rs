@@ -24,6 +24,7 @@ use super::{
     records::{Asked, Ended, ModelFacts, Noted, Records},
     router,
     routes::{Handler, ROUTES, Recording, recording},
+    strangers::Failures,
 };
 use crate::{
     auditlog::Outcome,
@@ -35,7 +36,10 @@ use crate::{
     },
     store::{Answer, AnswerState},
     text::ChatTemplate,
-    work::policy::{Action, Caller, Role},
+    work::{
+        Scope,
+        policy::{Action, Caller, Role},
+    },
 };
 
 const CONTEXT: usize = 128;
@@ -77,7 +81,15 @@ impl Memory {
 /// The token of a role is its name, and `user2` is a second user.
 fn caller(bearer: &str) -> Option<Caller> {
     let (role, number) = if bearer == "user2" { ("user", 99) } else { (bearer, bearer.len() as u8) };
-    Some(Caller { token: id(IdKind::Token, number), user: None, role: Role::parse(role).ok()?, from: None })
+    // Users as well, whose tokens are for another model, and for nothing but asking it.
+    let other = Scope { models: Some(vec!["other".to_owned()]), ..Scope::default() };
+    let (role, scope) = match role {
+        "elsewhere" => ("user", other),
+        "narrow" => ("user", Scope { actions: Some(vec![Action::AnswerAsk]), ..other }),
+        role => (role, Scope::default()),
+    };
+    let (token, role) = (id(IdKind::Token, number), Role::parse(role).ok()?);
+    Some(Caller { token, user: None, role, scope: Arc::new(scope), from: None })
 }
 
 impl Records for Memory {
@@ -146,7 +158,11 @@ impl Records for Memory {
         Ok(())
     }
 
-    fn note_unauthenticated(&self, _: u64) -> Result<()> {
+    fn note_unauthenticated(&self, _: &Failures) -> Result<()> {
+        Ok(())
+    }
+
+    fn keep_last_uses(&self) -> Result<()> {
         Ok(())
     }
 }
@@ -242,7 +258,7 @@ async fn without_a_valid_token_every_guarded_route_is_shut() {
         }
     }
     assert!(bench.records.answers.lock().expect("no panics").is_empty());
-    assert_eq!(bench.api.take_strangers(), 3 * 7);
+    assert_eq!(bench.api.take_strangers().requests, 3 * 7);
 }
 
 #[tokio::test]
@@ -566,6 +582,21 @@ async fn a_token_gets_what_it_may_and_hears_when_to_come_back() {
     assert_eq!(said["error"]["code"], "rate_limit_exceeded");
     assert_eq!(bench.ask("GET", "/v1/models", Some("service"), &Value::Null).await.0, StatusCode::OK);
     assert_eq!(bench.api.take_limited(), 1);
+}
+
+#[tokio::test]
+async fn a_token_reaches_what_its_scope_names_and_nothing_else() {
+    let bench = bench();
+    let ask = async |method, path, token, body: Value| bench.ask(method, path, Some(token), &body).await;
+    let (status, body) = ask("GET", "/v1/models", "elsewhere", Value::Null).await;
+    assert_eq!((status, &body["data"]), (StatusCode::OK, &json!([])));
+    assert_eq!(ask("GET", "/v1/models/rules", "elsewhere", Value::Null).await.0, StatusCode::NOT_FOUND);
+    let (status, body) = ask("POST", "/v1/completions", "elsewhere", prompt(1)).await;
+    assert_eq!((status, &body["error"]["code"]), (StatusCode::NOT_FOUND, &json!("model_not_found")));
+    let (status, body) = ask("GET", "/v1/models", "narrow", Value::Null).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert!(body["error"]["message"].as_str().is_some_and(|text| text.contains("scope")), "{body}");
+    assert_eq!(ask("POST", "/v1/completions", "narrow", prompt(1)).await.0, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

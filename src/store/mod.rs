@@ -5,6 +5,7 @@
 mod answers;
 mod cell;
 mod collections;
+mod copy;
 mod documents;
 mod erasures;
 mod install;
@@ -33,6 +34,7 @@ pub use self::{
         Answer, AnswerKind, AnswerState, Feedback, FeedbackState, FinishedAnswer, NewAnswer, NewFeedback,
     },
     collections::Collection,
+    copy::Pinned,
     documents::{Document, DocumentState, NewDocument},
     erasures::{Erasure, ErasureState, Taken},
     install::Install,

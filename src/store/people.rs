@@ -2,6 +2,7 @@
 
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     Rows, Writes,
@@ -29,6 +30,12 @@ pub struct ApiToken {
     pub created_at_ms: u64,
     pub expires_at_ms: Option<u64>,
     pub revoked_at_ms: Option<u64>,
+    /// To the minute.
+    pub last_used_at_ms: Option<u64>,
+    /// What people call it.
+    pub name: Option<String>,
+    /// What it may do of what its role may; null where that is not narrowed.
+    pub scope: Value,
 }
 
 /// A token to be recorded.
@@ -40,11 +47,23 @@ pub struct NewToken<'a> {
     pub role: &'a str,
     pub created_at_ms: u64,
     pub expires_at_ms: Option<u64>,
+    pub name: Option<&'a str>,
+    pub scope: &'a Value,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Content {
     name: String,
+}
+
+/// What a token is worth stands here once more, where it cannot be altered.
+#[derive(Serialize, Deserialize)]
+struct TokenContent {
+    name: Option<String>,
+    scope: Value,
+    role: String,
+    user: Option<Id>,
+    expires_at_ms: Option<u64>,
 }
 
 impl Rows<'_> {
@@ -60,12 +79,12 @@ impl Rows<'_> {
 
     /// Oldest first, the revoked ones too.
     pub fn tokens(&self) -> Result<Vec<ApiToken>> {
-        self.all("SELECT * FROM tokens ORDER BY id", [], token_row)
+        self.all("SELECT * FROM tokens ORDER BY id", [], |row| self.token_row(row))
     }
 
     /// The token with this HMAC. The caller checks expiry and revocation.
     pub fn token_by_mac(&self, mac: &[u8; 32]) -> Result<Option<ApiToken>> {
-        self.one("SELECT * FROM tokens WHERE mac = ?1", [mac], token_row)
+        self.one("SELECT * FROM tokens WHERE mac = ?1", [mac], |row| self.token_row(row))
     }
 
     fn user_row(&self, row: &rusqlite::Row<'_>) -> Result<User> {
@@ -78,6 +97,36 @@ impl Rows<'_> {
             active: get::<String>(row, "state")? == "active",
             created_at_ms: get(row, "created_at_ms")?,
         })
+    }
+}
+
+impl Rows<'_> {
+    fn token_row(&self, row: &rusqlite::Row<'_>) -> Result<ApiToken> {
+        let id: Id = get(row, "id")?;
+        let mut token = ApiToken {
+            id,
+            user: get(row, "user")?,
+            role: get(row, "role")?,
+            created_at_ms: get(row, "created_at_ms")?,
+            expires_at_ms: get(row, "expires_at_ms")?,
+            revoked_at_ms: get(row, "revoked_at_ms")?,
+            last_used_at_ms: get(row, "last_used_at_ms")?,
+            name: None,
+            scope: Value::Null,
+        };
+        if get::<u32>(row, "version")? == 0 {
+            // From before this was sealed: whatever the row says, it ended then.
+            token.revoked_at_ms.get_or_insert(token.created_at_ms);
+            return Ok(token);
+        }
+        let sealed: TokenContent = self.content_of("tokens", &id.to_string(), row)?;
+        if (&sealed.role, sealed.user, sealed.expires_at_ms) != (&token.role, token.user, token.expires_at_ms)
+        {
+            return Err(Error::integrity(format!("token {id} was altered in the database"))
+                .remedy("find out who did; `cloister audit ls` shows when and for whom it was made"));
+        }
+        (token.name, token.scope) = (sealed.name, sealed.scope);
+        Ok(token)
     }
 }
 
@@ -115,10 +164,28 @@ impl Writes<'_> {
     }
 
     pub fn add_token(&self, new: &NewToken<'_>) -> Result<()> {
+        let place = Place { table: "tokens", row: &new.id.to_string(), version: 1 };
+        let content = TokenContent {
+            name: new.name.map(str::to_owned),
+            scope: new.scope.clone(),
+            role: new.role.to_owned(),
+            user: new.user,
+            expires_at_ms: new.expires_at_ms,
+        };
+        let sealed = self.seal_cell(&place, &content)?;
         self.execute(
-            "INSERT INTO tokens (id, mac, user, role, created_at_ms, expires_at_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![new.id, new.mac, new.user, new.role, new.created_at_ms, new.expires_at_ms],
+            "INSERT INTO tokens (id, mac, user, role, created_at_ms, expires_at_ms, version, content)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7)",
+            params![new.id, new.mac, new.user, new.role, new.created_at_ms, new.expires_at_ms, sealed],
+        )?;
+        Ok(())
+    }
+
+    /// Keeps when a token was last used, unless something later is kept.
+    pub fn token_used(&self, id: Id, at_ms: u64) -> Result<()> {
+        self.execute(
+            "UPDATE tokens SET last_used_at_ms = max(coalesce(last_used_at_ms, 0), ?2) WHERE id = ?1",
+            params![id, at_ms],
         )?;
         Ok(())
     }
@@ -131,15 +198,4 @@ impl Writes<'_> {
             params![id, now_ms],
         )
     }
-}
-
-fn token_row(row: &rusqlite::Row<'_>) -> Result<ApiToken> {
-    Ok(ApiToken {
-        id: get(row, "id")?,
-        user: get(row, "user")?,
-        role: get(row, "role")?,
-        created_at_ms: get(row, "created_at_ms")?,
-        expires_at_ms: get(row, "expires_at_ms")?,
-        revoked_at_ms: get(row, "revoked_at_ms")?,
-    })
 }

@@ -177,6 +177,8 @@ fn no_planted_word_lies_in_the_files() {
                 role: "user",
                 created_at_ms: 3,
                 expires_at_ms: None,
+                name: Some(planted),
+                scope: &json!({ "models": [planted] }),
             })?;
             rows.add_answer(&NewAnswer {
                 id: answer,
@@ -382,6 +384,8 @@ fn tokens_are_found_by_mac_and_stay_revoked() {
         role: "service",
         created_at_ms: 1,
         expires_at_ms: Some(99),
+        name: Some("billing"),
+        scope: &json!({ "models": ["contracts"] }),
     };
     bench.store.write(|rows| rows.add_token(&new)).unwrap();
     assert!(bench.store.write(|rows| rows.add_token(&new)).is_err());
@@ -390,7 +394,40 @@ fn tokens_are_found_by_mac_and_stay_revoked() {
     bench.store.write(|rows| rows.revoke_token(token, 60)).unwrap();
     let found = bench.store.read(|rows| rows.token_by_mac(&[9; 32])).unwrap().unwrap();
     assert_eq!((found.revoked_at_ms, found.expires_at_ms), (Some(50), Some(99)));
+    assert_eq!((found.name.as_deref(), &found.scope), (Some("billing"), new.scope));
+    bench.store.write(|rows| rows.token_used(token, 70)).unwrap();
+    bench.store.write(|rows| rows.token_used(token, 65)).unwrap();
+    let found = bench.store.read(|rows| rows.tokens()).unwrap().remove(0);
+    assert_eq!(found.last_used_at_ms, Some(70));
     assert!(bench.store.write(|rows| rows.revoke_token(id(IdKind::Token), 60)).is_err());
+}
+
+#[test]
+fn nobody_who_can_write_the_file_makes_more_of_a_token() {
+    let bench = Bench::new();
+    let token = id(IdKind::Token);
+    let new = NewToken {
+        id: token,
+        mac: [9; 32],
+        user: None,
+        role: "user",
+        created_at_ms: 1,
+        expires_at_ms: Some(99),
+        name: None,
+        scope: &json!(null),
+    };
+    bench.store.write(|rows| rows.add_token(&new)).unwrap();
+    let find = || bench.store.read(|rows| rows.token_by_mac(&[9; 32]));
+    assert!(find().unwrap().is_some());
+    for (change, back) in
+        [("role = 'security_officer'", "role = 'user'"), ("expires_at_ms = NULL", "expires_at_ms = 99")]
+    {
+        raw(&bench.path()).execute_batch(&format!("UPDATE tokens SET {change}")).unwrap();
+        assert_eq!(find().unwrap_err().kind(), ErrorKind::Integrity, "{change}");
+        raw(&bench.path()).execute_batch(&format!("UPDATE tokens SET {back}")).unwrap();
+    }
+    raw(&bench.path()).execute_batch("UPDATE tokens SET role = 'security_officer', version = 0").unwrap();
+    assert!(find().unwrap().unwrap().revoked_at_ms.is_some(), "without its seal it has ended");
 }
 
 #[test]

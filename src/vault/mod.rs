@@ -4,6 +4,7 @@
 //! altered or rolled back goes unnoticed. What an object means, and who may read it, is for others.
 
 pub mod bench;
+mod copy;
 mod depot;
 mod grant;
 mod keyring;
@@ -20,6 +21,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
+pub use copy::{Hold, KeysCopy};
 pub use depot::Depot;
 pub use grant::{ReadGrant, WriteGrant};
 pub use keyring::{Purpose, VaultRoot};
@@ -27,7 +29,7 @@ pub use object::ObjectWriter;
 pub use reader::ObjectReader;
 pub use root::{RootKey, UnsealedBy, Unsealer};
 pub use rotate::KeyReport;
-pub use store::Vault;
+pub use store::{Vault, object_path};
 pub use sweep::Swept;
-pub use tombstone::Tombstone;
+pub use tombstone::{TOMBSTONES, Tombstone};
 pub use verify::{Problem, VerifyReport};

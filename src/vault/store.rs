@@ -10,6 +10,7 @@ use std::{
 use super::{
     Depot, ObjectReader, ObjectWriter, Purpose, ReadGrant, RootKey, Swept, UnsealedBy, Unsealer, VaultRoot,
     WriteGrant,
+    copy::Held,
     grant::extent_key,
     keyring::{Change, Claim, Entry, Keyring, Wrapped, unwrap, wrap},
     object::{TEMPORARY_SUFFIX, cause},
@@ -48,6 +49,7 @@ pub struct Vault {
     granted: Mutex<HashMap<Id, Claim>>,
     /// Objects that are being deleted: already out of reach, and not yet out of the keyring.
     leaving: Mutex<HashSet<Id>>,
+    pub(super) held: Mutex<Held>,
     swept: Swept,
 }
 
@@ -143,6 +145,7 @@ impl Vault {
             rotating: Mutex::default(),
             granted: Mutex::default(),
             leaving: Mutex::default(),
+            held: Mutex::default(),
             swept,
         })
     }
@@ -272,7 +275,7 @@ impl Vault {
 
     fn delete_listed(&self, ids: &[Id]) -> Result<()> {
         let mut commit = Commit::default();
-        let mut paths = Vec::new();
+        let (mut paths, mut removed) = (Vec::new(), Vec::new());
         for &id in ids {
             let path = self.path(id);
             // Out of its place first: were it deleted last and the machine stopped before, an unlisted file
@@ -284,13 +287,14 @@ impl Vault {
                 Err(_) => {}
             }
             commit.changes.push(Change::Remove(id));
-            commit.then.push(Step::Remove(temporary(&path)));
+            removed.push(temporary(&path));
             paths.push(path);
         }
         if let Err(error) = sync_directories_of(&paths) {
             return Err(commit.take_back(error));
         }
-        self.change(commit)
+        self.change(commit)?;
+        self.remove_unless_held(removed)
     }
 
     pub(super) fn entry(&self, id: Id) -> Result<(Entry, Key)> {
@@ -508,24 +512,29 @@ impl Step {
             Self::Rename(from, to) => {
                 fs::rename(&from, &to).with_context(|| format!("renaming {}", from.display()))
             }
-            Self::Remove(path) => match fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(cause(error).context(format!("removing {}", path.display())))
-                }
-                _ => Ok(()),
-            },
+            Self::Remove(path) => remove(&path),
         }
     }
 }
 
+/// Removes a file, if it is there.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(cause(error).context(format!("removing {}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// `objects/<last two letters>/<id>`: the first letters of an identifier are its time, and would put all in one.
-pub(super) fn object_path(objects: &Path, id: Id) -> PathBuf {
+pub fn object_path(objects: &Path, id: Id) -> PathBuf {
     let name = id.to_string();
     let fan = &name[name.len() - 2..];
     objects.join(fan).join(&name)
 }
 
-fn temporary(path: &Path) -> PathBuf {
+pub(super) fn temporary(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(TEMPORARY_SUFFIX);
     name.into()

@@ -8,7 +8,7 @@
 //! The signature is Ed25519, in hexadecimal, by the key that signs receipts and certificates, over the line
 //! `cloister tombstone v1` and the JSON before the space. `previous` is the SHA-256 of the line before, so that none can be
 //! altered, moved or left out; that the last ones are missing is told by the audit log, which has the SHA-256 of each.
-//! A restore keeps this file, or the longer of two; the next start then erases again whatever it names.
+//! A restore puts back the longest that it finds; the next start then erases again whatever it names.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,8 @@ use crate::{
     seal::sha256,
 };
 
-const FILE: &str = "tombstones";
+/// The file, among the keys.
+pub const TOMBSTONES: &str = "tombstones";
 const DOMAIN: &str = "cloister tombstone v1\n";
 
 /// What one erasure took.
@@ -112,7 +113,7 @@ impl Vault {
     }
 
     fn tombstones_path(&self) -> PathBuf {
-        self.keys_dir().join(FILE)
+        self.keys_dir().join(TOMBSTONES)
     }
 }
 

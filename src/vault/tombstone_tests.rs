@@ -28,7 +28,7 @@ fn tombstones_stay_in_order_and_an_erasure_has_one() {
     let read = site.open().tombstones().expect("they read");
     let taken: Vec<_> = read.iter().map(|stone| (stone.erasure, stone.at_ms, &stone.documents)).collect();
     assert_eq!(taken, [(erasures[0], 5, &first), (erasures[1], 6, &second)]);
-    let path = site.data().join("keys").join(FILE);
+    let path = site.data().join("keys").join(TOMBSTONES);
     let line = fs::read_to_string(path).expect("the file").lines().next().expect("a line").to_owned();
     assert_eq!(hash, hex(&sha256(line.as_bytes())), "what the log has is the hash of the line");
 }
@@ -39,7 +39,7 @@ fn an_altered_moved_or_missing_tombstone_is_noticed() {
     for number in 0..3 {
         vault.bury(id(IdKind::Erasure), number, &documents(1)).expect("buried");
     }
-    let path = site.data().join("keys").join(FILE);
+    let path = site.data().join("keys").join(TOMBSTONES);
     let whole = fs::read_to_string(&path).expect("the file");
     let lines: Vec<&str> = whole.lines().collect();
     let altered = whole.replacen("\"at_ms\":1", "\"at_ms\":9", 1);

@@ -10,7 +10,12 @@ use crate::{
         NewQuarantined, NewRun, NewToken, ObjectState, Relation, TokenizerRow, User,
     },
     vault::Depot,
-    work::{Request, request::Pretrain, tests::Bench},
+    work::{
+        Request,
+        client::Site,
+        request::{BackupRow, Pretrain},
+        tests::{Bench, ask},
+    },
 };
 
 const ACTOR: Actor = Actor::Local { uid: 7 };
@@ -47,10 +52,6 @@ fn document(warden: &Warden, collection: &str, name: &str, subjects: &[&str]) ->
 
 fn of_subject(subject: &str) -> Erase {
     Erase { subjects: vec![subject.into()], documents: Vec::new() }
-}
-
-fn ask(warden: &Warden, request: Request) -> Result<Value> {
-    warden.execute(ACTOR, request, &Silent)
 }
 
 fn erase(warden: &Warden, wanted: Erase) -> Result<SignedCertificate> {
@@ -227,6 +228,8 @@ fn what_the_user_of_that_name_asked_is_emptied_and_nobody_elses_is() {
             role: "user",
             created_at_ms: 1,
             expires_at_ms: None,
+            name: None,
+            scope: &Value::Null,
         };
         warden
             .store
@@ -575,6 +578,50 @@ fn a_copy_from_before_that_is_put_back_is_erased_again() {
     ask(&warden, Request::DataVerify).unwrap();
     drop(warden);
     assert!(bench.open().notices().all(|notice| !notice.contains("erased again")), "once");
+}
+
+#[test]
+fn a_restore_obeys_the_newest_tombstones_that_it_is_given() {
+    let bench = Bench::new();
+    let warden = bench.init();
+    let [first, second, kept] =
+        [("/in/doe.txt", "J. Doe"), ("/in/poe.txt", "E. Poe"), ("/in/roe.txt", "R. Roe")]
+            .map(|(name, subject)| document(&warden, "letters", name, &[subject]));
+    let back_up = || -> BackupRow {
+        let request = Request::BackupCreate { to: bench.path("disk"), keys: bench.path("stick") };
+        serde_json::from_value(ask(&warden, request).unwrap()).unwrap()
+    };
+    let oldest = back_up().id;
+    erase(&warden, of_subject("J. Doe")).unwrap();
+    back_up();
+    erase(&warden, of_subject("E. Poe")).unwrap();
+    let tombstones = bench.path("data").join("keys/tombstones");
+    let restore = |name: &str, tombstones: Option<&Path>| {
+        let site = Site { data_dir: bench.path(name), ..bench.site() };
+        let (disk, stick) = (bench.path("disk"), bench.path("stick"));
+        let restored = Warden::restore(&site, &disk, &stick, Some(oldest), tombstones, &Silent)?;
+        assert!(restored.notices.iter().any(|notice| notice.contains("erased again")), "{restored:?}");
+        Warden::open(&site)
+    };
+    // A later backup in the same place knows of the first erasure, and only the kept file of the second.
+    let restored = restore("fresh", None).unwrap();
+    assert!(is_gone(&restored, first) && !is_gone(&restored, second) && !is_gone(&restored, kept));
+    ask(&restored, Request::DataVerify).unwrap();
+    let restored = restore("fresher", Some(&tombstones)).unwrap();
+    assert!(is_gone(&restored, first) && is_gone(&restored, second) && !is_gone(&restored, kept));
+    ask(&restored, Request::DataVerify).unwrap();
+    ask(&restored, Request::AuditVerify).unwrap();
+
+    let whole = std::fs::read_to_string(&tombstones).unwrap();
+    let forged = bench.path("forged");
+    for text in
+        [whole.replacen("doc_", "dok_", 1), whole.replacen("\n", " \n", 1), whole[..whole.len() - 9].into()]
+    {
+        std::fs::write(&forged, text).unwrap();
+        let error = restore("never", Some(&forged)).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Integrity, "{error}");
+        assert!(!bench.path("never").join("keys").exists(), "nothing is left of it");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! and an outcome after everything that it is asked, and gives each worker process leave for what its task needs.
 
 pub mod admin;
+pub mod backup;
 pub mod client;
 mod documents;
 mod erasure;
@@ -19,6 +20,7 @@ mod protocol;
 mod reconcile;
 pub mod request;
 mod requests;
+mod scope;
 mod warden;
 mod witness;
 pub mod worker;
@@ -29,4 +31,5 @@ mod tests;
 pub use client::{Site, Unsealer};
 pub use policy::{Action, Actor, Caller, Role};
 pub use request::Request;
+pub use scope::Scope;
 pub use warden::{ServedModel, Warden};

@@ -1,15 +1,19 @@
 //! API tokens: `clst_<role letters>_<secret><checksum>`. The checksum tells a mistyped token from a wrong one
 //! before any key is touched; the database holds the HMAC alone, so that whoever reads it can ask nothing.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
+
+use serde::Deserialize;
 
 use super::{
     policy::{Caller, Role},
+    scope::Scope,
     warden::Warden,
 };
 use crate::{
-    base::{Error, Id, Result},
+    base::{Context, Error, Id, Result},
     seal::{self, random_bytes},
+    store::ApiToken,
 };
 
 const PREFIX: &str = "clst";
@@ -56,6 +60,14 @@ fn is_well_formed(token: &str) -> bool {
     }
 }
 
+/// What a token may do of what its role may.
+pub(super) fn scope_of(token: &ApiToken) -> Result<Scope> {
+    if token.scope.is_null() {
+        return Ok(Scope::default());
+    }
+    Scope::deserialize(&token.scope).with_context(|| format!("reading the scope of token {}", token.id))
+}
+
 impl Warden {
     /// What a token is known by, under the newest key first.
     pub(super) fn token_macs(&self, token: &str) -> Vec<[u8; 32]> {
@@ -91,7 +103,25 @@ impl Warden {
                 Error::denied("the API token has expired").remedy("`cloister token new` makes another")
             );
         }
-        Ok(Caller { token: token.id, user: token.user, role: Role::parse(&token.role)?, from: None })
+        let now_ms = self.now_ms();
+        self.tokens_used.lock().unwrap_or_else(PoisonError::into_inner).insert(token.id, now_ms);
+        Ok(Caller {
+            token: token.id,
+            user: token.user,
+            role: Role::parse(&token.role)?,
+            scope: Arc::new(scope_of(&token)?),
+            from: None,
+        })
+    }
+
+    /// Writes down when tokens were last used. Called now and then: a write for each request would cost more than
+    /// the request.
+    pub fn keep_last_uses(&self) -> Result<()> {
+        let used = std::mem::take(&mut *self.tokens_used.lock().unwrap_or_else(PoisonError::into_inner));
+        if used.is_empty() {
+            return Ok(());
+        }
+        self.store.write(|rows| used.into_iter().try_for_each(|(token, at_ms)| rows.token_used(token, at_ms)))
     }
 
     /// Makes a token and records it.
@@ -100,7 +130,10 @@ impl Warden {
         role: Role,
         user: Option<Id>,
         expires_at_ms: Option<u64>,
+        name: Option<&str>,
+        scope: &Scope,
     ) -> Result<(Id, String)> {
+        let scope = serde_json::to_value(scope).context("writing a token's scope")?;
         let id = seal::new_id(crate::base::IdKind::Token)?;
         let token = new_token(role)?;
         self.store.write(|rows| {
@@ -111,6 +144,8 @@ impl Warden {
                 role: role.as_str(),
                 created_at_ms: self.now_ms(),
                 expires_at_ms,
+                name,
+                scope: &scope,
             })
         })?;
         Ok((id, token))

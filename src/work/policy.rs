@@ -1,8 +1,11 @@
 //! Who may do what: one table of actions and the roles that may perform them. What the table does not grant is
 //! denied. The warden asks it before every request, and the routes of `serve` are built from it.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
+use super::scope::Scope;
 use crate::base::{Error, Id, Result};
 
 macro_rules! words {
@@ -71,6 +74,10 @@ words! {
         KeyStatus = "key.status",
         KeyRotate = "key.rotate",
         KeyRekey = "key.rekey",
+        BackupCreate = "backup.create",
+        BackupForget = "backup.forget",
+        /// At the machine alone: there is no installation yet that could ask who it is.
+        BackupRestore = "backup.restore",
         UserManage = "user.manage",
         UserList = "user.ls",
         TokenManage = "token.manage",
@@ -113,6 +120,9 @@ const GRANTS: &[(Action, &[Role])] = &[
     (Action::KeyStatus, &[SecurityOfficer, Operator, Auditor]),
     (Action::KeyRotate, &[SecurityOfficer]),
     (Action::KeyRekey, &[SecurityOfficer]),
+    (Action::BackupCreate, &[Operator]),
+    (Action::BackupForget, &[SecurityOfficer]),
+    (Action::BackupRestore, &[SecurityOfficer]),
     (Action::UserManage, &[SecurityOfficer]),
     (Action::UserList, &[SecurityOfficer, Auditor]),
     (Action::TokenManage, &[SecurityOfficer]),
@@ -147,18 +157,38 @@ impl Role {
     }
 }
 
+impl Action {
+    /// # Errors
+    /// `Usage` where there is none of that name.
+    pub fn parse(text: &str) -> Result<Self> {
+        Self::ALL.iter().copied().find(|action| action.as_str() == text).ok_or_else(|| {
+            let shown: String = text.chars().take(40).collect();
+            Error::usage(format!("there is no action '{shown}'"))
+                .remedy("docs/security.md lists the actions, and which role may do them")
+        })
+    }
+}
+
 /// Who stands behind an API token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     pub token: Id,
     pub user: Option<Id>,
     pub role: Role,
+    /// What the token may do of what the role may.
+    pub scope: Arc<Scope>,
     /// The address that the request came from.
     pub from: Option<std::net::IpAddr>,
 }
 
+impl Caller {
+    pub fn may(&self, action: Action) -> bool {
+        self.role.may(action) && self.scope.allows(action)
+    }
+}
+
 /// Who asks for something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Actor {
     /// Somebody at the machine who holds the data directory and its unsealing secret, and so holds everything
     /// that a role could keep from them.
@@ -177,8 +207,12 @@ impl Actor {
     /// `Denied`, naming the roles that may.
     pub fn authorise(&self, action: Action) -> Result<()> {
         let Self::Remote(caller) = self else { return Ok(()) };
-        if caller.role.may(action) {
+        if caller.may(action) {
             return Ok(());
+        }
+        if caller.role.may(action) {
+            return Err(Error::denied(format!("this token's scope leaves out {action}"))
+                .remedy("`cloister token new` makes one with another scope"));
         }
         let may: Vec<&str> =
             Role::ALL.iter().filter(|role| role.may(action)).map(|role| role.as_str()).collect();
@@ -204,7 +238,7 @@ mod tests {
 
     fn remote(role: Role) -> Actor {
         let token = Id::from_parts(IdKind::Token, 1, [0; 10]);
-        Actor::Remote(Caller { token, user: None, role, from: None })
+        Actor::Remote(Caller { token, user: None, role, scope: Arc::default(), from: None })
     }
 
     #[test]
@@ -266,6 +300,18 @@ mod tests {
         assert!(error.remedy_text().is_some_and(|text| text.contains("data_steward")));
         assert!(remote(DataSteward).authorise(Action::DataIngest).is_ok());
         assert!(Actor::Local { uid: 0 }.authorise(Action::DataIngest).is_ok());
+    }
+
+    #[test]
+    fn a_scope_narrows_a_role_and_never_widens_it() {
+        let Actor::Remote(caller) = remote(User) else { unreachable!("remote") };
+        let scope = Scope { actions: Some(vec![Action::AnswerAsk, Action::DataIngest]), ..Scope::default() };
+        let narrowed = Actor::Remote(Caller { scope: Arc::new(scope), ..caller });
+        assert!(narrowed.authorise(Action::AnswerAsk).is_ok());
+        assert!(narrowed.authorise(Action::DataIngest).is_err(), "the role may not");
+        let error = narrowed.authorise(Action::FeedbackGive).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied);
+        assert!(error.to_string().contains("scope"), "{error}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::policy::Action;
+use super::{policy::Action, scope::Scope};
 use crate::{base::Id, improve::Reached, text::Message, train::RunConfig};
 
 /// One question. What answers it stands behind the arrow; `Vec` answers print a line a row with `--json`.
@@ -68,6 +68,10 @@ pub enum Request {
     KeyStatus,
     /// -> [`KeyStatus`]: as it is then
     KeyRotate,
+    /// -> [`BackupRow`]
+    BackupCreate { to: PathBuf, keys: PathBuf },
+    /// -> `Vec<Id>`: what went
+    BackupForget { from: PathBuf, keys: PathBuf, keep: usize },
     /// -> [`UserRow`]
     UserAdd { name: String, role: String },
     /// -> `Vec<UserRow>`
@@ -75,7 +79,7 @@ pub enum Request {
     /// -> [`UserRow`]
     UserDisable { name: String },
     /// -> [`NewToken`]
-    TokenNew { role: String, user: Option<String>, days: Option<u32> },
+    TokenNew(TokenSpec),
     /// -> `Vec<TokenRow>`
     TokenLs,
     /// -> [`TokenRow`]
@@ -114,9 +118,11 @@ impl Request {
             Self::AuditCheckpoint | Self::AuditProve { .. } => Action::AuditCheckpoint,
             Self::KeyStatus => Action::KeyStatus,
             Self::KeyRotate => Action::KeyRotate,
+            Self::BackupCreate { .. } => Action::BackupCreate,
+            Self::BackupForget { .. } => Action::BackupForget,
             Self::UserAdd { .. } | Self::UserDisable { .. } => Action::UserManage,
             Self::UserLs => Action::UserList,
-            Self::TokenNew { .. } | Self::TokenRevoke { .. } => Action::TokenManage,
+            Self::TokenNew(_) | Self::TokenRevoke { .. } => Action::TokenManage,
             Self::TokenLs => Action::TokenList,
             Self::FeedbackLs { .. } => Action::FeedbackList,
             Self::FeedbackReview { .. } => Action::FeedbackReview,
@@ -304,6 +310,20 @@ pub struct ErasurePlan {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BackupRow {
+    pub id: Id,
+    pub install: Id,
+    pub taken_at_ms: u64,
+    pub objects: u64,
+    /// Of everything but the keys.
+    pub bytes: u64,
+    /// What was not in the repository before; known to whoever made it.
+    pub new_objects: Option<u64>,
+    pub new_bytes: Option<u64>,
+    pub vault_epoch: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TokenizerRow {
     pub id: Id,
     pub collection: String,
@@ -437,11 +457,34 @@ pub struct NewToken {
     pub expires_at_ms: Option<u64>,
 }
 
+/// A token to be made.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct TokenSpec {
+    pub role: String,
+    /// By name.
+    pub user: Option<String>,
+    pub days: Option<u32>,
+    /// What people call it.
+    pub name: Option<String>,
+    pub scope: Scope,
+}
+
+impl TokenSpec {
+    /// All that a role may, until it is revoked.
+    pub fn of_role(role: &str) -> Self {
+        Self { role: role.to_owned(), ..Self::default() }
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TokenRow {
     pub id: Id,
     pub role: String,
     pub user: Option<String>,
+    pub name: Option<String>,
+    pub scope: Scope,
+    /// To the minute.
+    pub last_used_at_ms: Option<u64>,
     /// active, expired or revoked
     pub state: String,
     pub created_at_ms: u64,

@@ -16,7 +16,8 @@ use super::{
     host::{Host, Leave},
     policy::Actor,
     protocol::{Call, FromWorker, Reply, Task, ToWorker},
-    request::Request,
+    request::{Request, TokenSpec},
+    scope::Scope,
     warden::Warden,
     worker,
 };
@@ -60,7 +61,7 @@ impl Bench {
         Warden::open(&self.site()).unwrap()
     }
 
-    fn document(&self, name: &str, text: &str) {
+    pub(super) fn document(&self, name: &str, text: &str) {
         std::fs::create_dir_all(self.path("in")).unwrap();
         std::fs::write(self.path("in").join(name), text).unwrap();
     }
@@ -104,12 +105,12 @@ fn serve(warden: &Warden, job: Id, task: Task, leave: Leave) -> Result<Option<se
     })
 }
 
-fn ingest(bench: &Bench, warden: &Warden) -> IngestReport {
+pub(super) fn ingest(bench: &Bench, warden: &Warden) -> IngestReport {
     let outcome = serve(warden, new_job(warden), bench.ingest_task(), intake()).unwrap().unwrap();
     serde_json::from_value(outcome).unwrap()
 }
 
-fn ask(warden: &Warden, request: Request) -> Result<serde_json::Value> {
+pub(super) fn ask(warden: &Warden, request: Request) -> Result<serde_json::Value> {
     warden.execute(Actor::Local { uid: 7 }, request, &Silent)
 }
 
@@ -170,7 +171,7 @@ fn documents_come_in_sealed_and_come_back_as_they_were() {
     }
 }
 
-fn lies_in_the_clear(path: &Path, words: &str) -> bool {
+pub(super) fn lies_in_the_clear(path: &Path, words: &str) -> bool {
     std::fs::read_dir(path).unwrap().any(|entry| {
         let path = entry.unwrap().path();
         if path.is_dir() {
@@ -187,8 +188,14 @@ fn every_request_has_an_intent_and_an_outcome() {
     let warden = bench.init();
     ask(&warden, Request::Status).unwrap();
     ask(&warden, Request::ModelShow { model: "none".into() }).unwrap_err();
-    let caller = super::Caller { token: id(IdKind::Token), user: None, role: super::Role::User, from: None };
-    let denied = warden.execute(Actor::Remote(caller), Request::DataLs { collection: None }, &Silent);
+    let caller = super::Caller {
+        token: id(IdKind::Token),
+        user: None,
+        role: super::Role::User,
+        scope: Default::default(),
+        from: None,
+    };
+    let denied = warden.execute(Actor::Remote(caller.clone()), Request::DataLs { collection: None }, &Silent);
     assert_eq!(denied.unwrap_err().kind(), ErrorKind::Denied);
     let entries: Vec<String> = auditlog::read(&bench.path("data").join("audit"), 0)
         .unwrap()
@@ -436,7 +443,8 @@ fn a_crash_is_told_by_its_place_and_not_by_what_it_quotes() {
 fn tokens_open_until_they_are_revoked_or_expire() {
     let bench = Bench::new();
     let warden = bench.init();
-    let new = |days| ask(&warden, Request::TokenNew { role: "service".into(), user: None, days }).unwrap();
+    let new =
+        |days| ask(&warden, Request::TokenNew(TokenSpec { days, ..TokenSpec::of_role("service") })).unwrap();
     let token = new(None)["token"].as_str().unwrap().to_owned();
     let caller = warden.authenticate(&token).unwrap();
     assert_eq!(caller.role, super::Role::Service);
@@ -450,7 +458,35 @@ fn tokens_open_until_they_are_revoked_or_expire() {
     }
     drop(warden);
     assert!(!lies_in_the_clear(&bench.path("data"), &token));
-    assert!(ask(&bench.open(), Request::TokenNew { role: "root".into(), user: None, days: None }).is_err());
+    assert!(ask(&bench.open(), Request::TokenNew(TokenSpec::of_role("root"))).is_err());
+}
+
+#[test]
+fn a_token_keeps_its_scope_and_shows_when_it_last_came() {
+    let bench = Bench::new();
+    let warden = bench.init();
+    let scope = Scope {
+        actions: Some(vec![super::Action::AnswerAsk]),
+        models: Some(vec!["contracts".to_owned()]),
+        answers_at_once: Some(2),
+        ..Scope::default()
+    };
+    let spec = |scope| TokenSpec { name: Some("billing".to_owned()), scope, ..TokenSpec::of_role("service") };
+    let new = ask(&warden, Request::TokenNew(spec(scope.clone()))).unwrap();
+    let tokens = |warden: &Warden| ask(warden, Request::TokenLs).unwrap()[0].clone();
+    assert_eq!(tokens(&warden)["last_used_at_ms"], json!(null));
+    let caller = warden.authenticate(new["token"].as_str().unwrap()).unwrap();
+    assert_eq!(*caller.scope, scope);
+    assert!(caller.may(super::Action::AnswerAsk) && !caller.may(super::Action::FeedbackGive));
+    let row = tokens(&warden);
+    assert_eq!((&row["name"], &row["scope"]["models"]), (&json!("billing"), &json!(["contracts"])));
+    assert!(row["last_used_at_ms"].as_u64().is_some());
+    drop(warden);
+    assert!(tokens(&bench.open())["last_used_at_ms"].as_u64().is_some());
+    assert!(!lies_in_the_clear(&bench.path("data"), "billing"));
+    let beyond = Scope { actions: Some(vec![super::Action::DataIngest]), ..Scope::default() };
+    let error = ask(&bench.open(), Request::TokenNew(spec(beyond))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
 }
 
 #[test]
@@ -489,7 +525,7 @@ fn rows_and_tokens_from_before_a_rotation_are_still_known() {
     bench.document("a.txt", "Dear Sir, the sacks of grain are counted.");
     let warden = bench.init();
     ingest(&bench, &warden);
-    let new_token = || Request::TokenNew { role: "auditor".into(), user: None, days: None };
+    let new_token = || Request::TokenNew(TokenSpec::of_role("auditor"));
     let text = |answer: serde_json::Value| answer["token"].as_str().unwrap().to_owned();
     let before = text(ask(&warden, new_token()).unwrap());
     for round in 2..4 {

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::RwLock,
+    sync::{Mutex, RwLock},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -44,6 +44,8 @@ pub struct Warden {
     pub(super) threads: Option<usize>,
     /// For the HMACs of API tokens, the newest first: a token is known by the one that it was made under.
     pub(super) tokens_keys: RwLock<Vec<Key>>,
+    /// When tokens were last used, until that is written down.
+    pub(super) tokens_used: Mutex<BTreeMap<Id, u64>>,
     /// Seals personal details of audit entries, and keys the hashes of prompts and answers there.
     details_key: Key,
     signer: Signer,
@@ -125,6 +127,7 @@ impl Warden {
             device: site.device,
             threads: site.threads,
             tokens_keys: RwLock::new(vault.purpose_keys(Purpose::Tokens)?),
+            tokens_used: Mutex::default(),
             details_key: first_columns_key.derive("audit details", b"")?,
             signer: vault.signer(Purpose::Signing)?,
             vault,
@@ -196,9 +199,14 @@ impl Warden {
             entry = entry.detail("user", user.to_string());
         }
         match caller.from {
-            Some(from) => entry.sealed("from", &self.details_key, &from.to_string()),
+            Some(from) => self.with_sealed(entry, "from", &from.to_string()),
             None => Ok(entry),
         }
+    }
+
+    /// An entry with a personal detail, sealed.
+    pub fn with_sealed(&self, entry: Entry, name: &str, text: &str) -> Result<Entry> {
+        entry.sealed(name, &self.details_key, text)
     }
 
     /// What an entry holds of a text: whoever has the text and this key can show that it was this one, and

@@ -1,6 +1,7 @@
 //! What each request does: one file for each family of commands. The warden has authorised it and written its
 //! intent before it comes here.
 
+mod backups;
 mod data;
 mod erase;
 mod keys;
@@ -98,10 +99,12 @@ pub(super) fn perform(
         Request::AuditProve { since } => records::audit_prove(warden, since),
         Request::KeyStatus => keys::status(warden),
         Request::KeyRotate => keys::rotate(warden),
+        Request::BackupCreate { to, keys } => backups::create(warden, to, keys, monitor),
+        Request::BackupForget { from, keys, keep } => backups::forget(warden, from, keys, *keep),
         Request::UserAdd { name, role } => people::add_user(warden, name, role),
         Request::UserLs => people::users(warden),
         Request::UserDisable { name } => people::disable_user(warden, name),
-        Request::TokenNew { role, user, days } => people::new_token(warden, role, user.as_deref(), *days),
+        Request::TokenNew(spec) => people::new_token(warden, spec),
         Request::TokenLs => people::tokens(warden),
         Request::TokenRevoke { token } => people::revoke_token(warden, *token),
         Request::FeedbackLs { state } => records::feedback(warden, state.as_deref()),

@@ -2,14 +2,17 @@
 
 use std::collections::HashMap;
 
+use serde_json::Value;
+
 use super::Performed;
 use crate::{
     base::{Error, Id, IdKind, Result},
     seal::new_id,
-    store::User,
+    store::{ApiToken, User},
     work::{
+        people::scope_of,
         policy::Role,
-        request::{NewToken, TokenRow, UserRow},
+        request::{NewToken, TokenRow, TokenSpec, UserRow},
         warden::Warden,
     },
 };
@@ -19,9 +22,7 @@ const MS_PER_DAY: u64 = 24 * 60 * 60 * 1000;
 const NAME_BYTES_MAX: usize = 200;
 
 pub(super) fn add_user(warden: &Warden, name: &str, role: &str) -> Result<Performed> {
-    if name.trim().is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
-        return Err(Error::usage("a user's name is 1 to 200 bytes of printable text"));
-    }
+    must_be_a_name("a user's", name)?;
     let user = User {
         id: new_id(IdKind::User)?,
         name: name.to_owned(),
@@ -32,6 +33,13 @@ pub(super) fn add_user(warden: &Warden, name: &str, role: &str) -> Result<Perfor
     warden.store.write(|rows| rows.add_user(&user))?;
     let id = user.id;
     Ok(Performed::new(&user_row(user))?.made(id))
+}
+
+fn must_be_a_name(whose: &str, name: &str) -> Result<()> {
+    if name.trim().is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(Error::usage(format!("{whose} name is 1 to 200 bytes of printable text")));
+    }
+    Ok(())
 }
 
 pub(super) fn users(warden: &Warden) -> Result<Performed> {
@@ -49,14 +57,14 @@ pub(super) fn disable_user(warden: &Warden, name: &str) -> Result<Performed> {
     Ok(Performed::new(&user_row(user))?.made(id))
 }
 
-pub(super) fn new_token(
-    warden: &Warden,
-    role: &str,
-    user: Option<&str>,
-    days: Option<u32>,
-) -> Result<Performed> {
+pub(super) fn new_token(warden: &Warden, spec: &TokenSpec) -> Result<Performed> {
+    let TokenSpec { role, user, days, name, scope } = spec;
     let role = Role::parse(role)?;
-    let user = user.map(|name| {
+    scope.must_fit(role)?;
+    if let Some(name) = name {
+        must_be_a_name("a token's", name)?;
+    }
+    let user = user.as_deref().map(|name| {
         let found = warden.store.read(|rows| rows.user_named(name))?.ok_or_else(|| no_user(name))?;
         if !found.active {
             return Err(Error::usage(format!("user '{name}' is disabled")));
@@ -67,9 +75,16 @@ pub(super) fn new_token(
         Ok(found.id)
     });
     let expires_at_ms = days.map(|days| warden.now_ms() + u64::from(days) * MS_PER_DAY);
-    let (id, token) = warden.issue_token(role, user.transpose()?, expires_at_ms)?;
+    let (id, token) = warden.issue_token(role, user.transpose()?, expires_at_ms, name.as_deref(), scope)?;
     let answer = NewToken { id, token, role: role.to_string(), expires_at_ms };
-    Ok(Performed::new(&answer)?.made(id).detail("role", role.as_str()))
+    let made = Performed::new(&answer)?.made(id).detail("role", role.as_str());
+    Ok(match &scope.actions {
+        Some(actions) => {
+            let names: Vec<Value> = actions.iter().map(|action| action.as_str().into()).collect();
+            made.detail("actions", names)
+        }
+        None => made,
+    })
 }
 
 pub(super) fn tokens(warden: &Warden) -> Result<Performed> {
@@ -83,23 +98,30 @@ pub(super) fn revoke_token(warden: &Warden, token: Id) -> Result<Performed> {
 }
 
 fn token_rows(warden: &Warden) -> Result<Vec<TokenRow>> {
+    warden.keep_last_uses()?;
     let now = warden.now_ms();
     warden.store.read(|rows| {
         let names: HashMap<Id, String> = rows.users()?.into_iter().map(|user| (user.id, user.name)).collect();
-        let rows = rows.tokens()?.into_iter().map(|token| TokenRow {
-            id: token.id,
-            role: token.role,
-            user: token.user.and_then(|user| names.get(&user).cloned()),
-            state: match (token.revoked_at_ms, token.expires_at_ms) {
-                (Some(_), _) => "revoked",
-                (None, Some(expires)) if expires <= now => "expired",
-                _ => "active",
-            }
-            .to_owned(),
-            created_at_ms: token.created_at_ms,
-            expires_at_ms: token.expires_at_ms,
-        });
-        Ok(rows.collect())
+        rows.tokens()?.into_iter().map(|token| token_row(token, &names, now)).collect()
+    })
+}
+
+fn token_row(token: ApiToken, names: &HashMap<Id, String>, now: u64) -> Result<TokenRow> {
+    Ok(TokenRow {
+        scope: scope_of(&token)?,
+        id: token.id,
+        role: token.role,
+        user: token.user.and_then(|user| names.get(&user).cloned()),
+        name: token.name,
+        state: match (token.revoked_at_ms, token.expires_at_ms) {
+            (Some(_), _) => "revoked",
+            (None, Some(expires)) if expires <= now => "expired",
+            _ => "active",
+        }
+        .to_owned(),
+        created_at_ms: token.created_at_ms,
+        expires_at_ms: token.expires_at_ms,
+        last_used_at_ms: token.last_used_at_ms,
     })
 }
 

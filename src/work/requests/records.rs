@@ -118,20 +118,21 @@ pub(super) fn audit_key(warden: &Warden) -> Result<Performed> {
 
 /// The lines themselves, which prove themselves, or a table of the entries, which only says what they say.
 pub(super) fn audit_export(warden: &Warden, table: bool, monitor: &dyn Monitor) -> Result<Performed> {
-    let directory = warden.data_dir.join("audit");
+    let extent = warden.log.extent()?;
     if table {
         monitor.text(&auditlog::table_line(&auditlog::COLUMNS.map(str::to_owned))?);
-        for entry in auditlog::read(&directory, 0)? {
+        let entries = auditlog::read(&warden.data_dir.join("audit"), 0)?;
+        for entry in entries.take(usize::try_from(extent.entries).unwrap_or(usize::MAX)) {
             let (number, entry) = entry?;
             monitor.text(&auditlog::table_line(&auditlog::table_cells(number, &entry)?)?);
         }
     } else {
-        auditlog::export(&directory, &mut |lines| {
+        auditlog::export(&extent, &mut |lines| {
             monitor.text(lines);
             Ok(())
         })?;
     }
-    let checkpoint = warden.log.key().open_checkpoint(&warden.log.checkpoint())?;
+    let checkpoint = warden.log.key().open_checkpoint(&extent.checkpoint)?;
     let report = AuditReport { entries: checkpoint.size, root: hex(&checkpoint.root) };
     Ok(Performed::new(&report)?.detail("entries", checkpoint.size))
 }
