@@ -30,8 +30,8 @@ fn commands(page: &str) -> Vec<String> {
         .map(|line| line.replace("cargo run --release -- ", "cloister "))
         .filter(|line| line.starts_with("cloister "))
         .filter(|line| !line.contains('<') && !line.starts_with("cloister worker"))
-        // A line that is signed over, and no command.
-        .filter(|line| line != "cloister receipt v1")
+        // Lines that are signed over, and no commands.
+        .filter(|line| !["cloister receipt v1", "cloister erasure certificate v1"].contains(&line.as_str()))
         .map(|line| line.split(" # ").next().unwrap_or_default().trim().to_owned())
         .collect()
 }

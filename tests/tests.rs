@@ -5,6 +5,7 @@ mod bad_input;
 mod command_line;
 mod cuda;
 mod docs;
+mod erase;
 mod golden;
 mod harness;
 mod house;

@@ -53,6 +53,8 @@ kinds! {
     /// A sealed object that is none of the above: keyring, backup part.
     Object = "obj",
     Backup = "bak",
+    /// An erasure of documents; its certificate has the same id.
+    Erasure = "era",
 }
 
 /// A 128-bit identifier. `Copy`, ordered by kind and then by age.

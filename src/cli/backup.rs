@@ -1,6 +1,6 @@
 //! `cloister backup`: copies of an installation on another disk, and the way back from them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{
     progress::Line,
@@ -53,6 +53,9 @@ pub enum Command {
         backup: Option<Id>,
         #[command(flatten)]
         keys: Keys,
+        /// The newest `keys/tombstones` that was kept: what it names is erased again [default: those of the backups here]
+        #[arg(long, value_name = "FILE")]
+        tombstones: Option<PathBuf>,
     },
     /// Remove old backups, their keys, and what only they hold
     Forget {
@@ -78,7 +81,9 @@ pub fn run(command: Command, session: &Session) -> Result<()> {
         Command::Create { to, keys } => create(to, keys, session),
         Command::Ls { from } => list(from, session),
         Command::Verify { from, backup, keys, public_key } => verify(from, backup, keys, public_key, session),
-        Command::Restore { from, backup, keys } => restore(from, backup, keys, session),
+        Command::Restore { from, backup, keys, tombstones } => {
+            restore(&from, backup, &keys, tombstones.as_deref(), session)
+        }
         Command::Forget { from, keep, keys } => {
             let request =
                 Request::BackupForget { from: whole(from)?, keys: whole(keys.folder)?, keep: keep as usize };
@@ -139,7 +144,7 @@ fn verify(
     public_key: Option<PathBuf>,
     session: &Session,
 ) -> Result<()> {
-    let key = public_key.map(read_key).transpose()?;
+    let key = public_key.as_deref().map(read_key).transpose()?;
     let repository = Repository::open(&from)?;
     let backup = repository.choose(backup)?;
     let line = Line::new();
@@ -166,8 +171,9 @@ fn verify(
     })
 }
 
-fn read_key(path: PathBuf) -> Result<PublicKey> {
-    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+/// The public key of receipts, certificates and backups.
+pub fn read_key(path: &Path) -> Result<PublicKey> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let bytes = unhex(text.trim()).and_then(|bytes| bytes.try_into().ok());
     bytes.map(PublicKey).ok_or_else(|| {
         Error::usage(format!("{} holds no public key", path.display()))
@@ -176,9 +182,15 @@ fn read_key(path: PathBuf) -> Result<PublicKey> {
 }
 
 /// In this process alone: there is no installation yet that could be asked.
-fn restore(from: PathBuf, backup: Option<Id>, keys: Keys, session: &Session) -> Result<()> {
+fn restore(
+    from: &Path,
+    backup: Option<Id>,
+    keys: &Keys,
+    tombstones: Option<&Path>,
+    session: &Session,
+) -> Result<()> {
     let line = Line::new();
-    let restored = Warden::restore(&session.settings.site(), &from, &keys.folder, backup, &line)?;
+    let restored = Warden::restore(&session.settings.site(), from, &keys.folder, backup, tombstones, &line)?;
     drop(line);
     let data_dir = session.settings.data_dir.display();
     session.screen.show(&restored, |screen, restored| {

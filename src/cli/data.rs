@@ -1,9 +1,10 @@
 //! `cloister data`: bring documents in, see what was taken and what was refused, check that all still is what
-//! it was.
+//! it was, erase what must go.
 
 use std::path::PathBuf;
 
 use super::{
+    erase::{self, CertificateArgs, EraseArgs},
     screen::{Screen, printable},
     session::Session,
 };
@@ -38,6 +39,10 @@ pub enum Command {
     Quarantine(Filter),
     /// Read every sealed object again and check it against its seal
     Verify,
+    /// Destroy documents for good, and list what was made of them
+    Erase(EraseArgs),
+    /// Show the signed certificate of an erasure, or check one that was handed over
+    Certificate(CertificateArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -77,6 +82,8 @@ pub fn run(command: Command, session: &Session) -> Result<()> {
                 [id.to_string(), name.clone(), collection.clone(), bytes.to_string(), reason.clone()]
             })
         }
+        Command::Erase(args) => erase::erase(args, session),
+        Command::Certificate(args) => erase::certificate(args, session),
         Command::Verify => {
             let verified: Verified = session.ask(Request::DataVerify)?;
             screen.show(&verified, |screen, Verified { objects, bytes }| {

@@ -10,6 +10,7 @@ mod bench;
 mod chat;
 mod data;
 mod doctor;
+mod erase;
 mod feedback;
 mod init;
 mod job;
@@ -57,7 +58,7 @@ enum Command {
     Quickstart(quickstart::Args),
     /// Make a data directory, its root key and its certificate
     Init(init::Args),
-    /// Documents: bring them in, list them, see what was refused
+    /// Documents: bring them in, list them, see what was refused, erase them
     #[command(subcommand)]
     Data(data::Command),
     /// Tokenizers: train one, look at them

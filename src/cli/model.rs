@@ -264,6 +264,9 @@ fn draw_model(screen: &Screen, row: &ModelRow) -> Result<()> {
     screen.line(format_args!("made        {}", time(row.created_at_ms)))?;
     screen.line(format_args!("run         {}", or_none(row.run)))?;
     screen.line(format_args!("tokenizer   {}", or_none(row.tokenizer)))?;
+    if row.erased > 0 {
+        screen.line(format_args!("erased      {} of the documents that it was trained on", row.erased))?;
+    }
     if let Some(Purpose { for_whom, for_what, not_for_what }) = &row.purpose {
         screen.line(format_args!("for whom    {for_whom}"))?;
         screen.line(format_args!("for what    {for_what}"))?;

@@ -170,8 +170,11 @@ fn documents(session: &Session, before: &Status, paths: Vec<PathBuf>, weak: bool
 
 /// The collection's tokenizer, trained now where it has none or has changed.
 fn tokenizer(session: &Session, before: &Status, changed: bool) -> Result<TokenizerRow> {
-    let there =
-        before.tokenizers.iter().filter(|row| row.collection == NAME).max_by_key(|row| row.created_at_ms);
+    let there = before
+        .tokenizers
+        .iter()
+        .filter(|row| row.collection == NAME && row.erased == 0)
+        .max_by_key(|row| row.created_at_ms);
     let (row, what) = match there {
         Some(row) if !changed => (row.clone(), "already here"),
         _ => {
@@ -195,11 +198,16 @@ fn model(
     minutes: f64,
     changed: bool,
 ) -> Result<(String, Evaluation)> {
-    let newest = before.models.iter().filter(|row| row.name == NAME).max_by_key(|row| row.created_at_ms);
+    let newest = before
+        .models
+        .iter()
+        .filter(|row| row.name == NAME && row.erased == 0)
+        .max_by_key(|row| row.created_at_ms);
     if let Some(ModelRow { id, evaluation: Some(measured), .. }) = newest.filter(|_| !changed) {
         return Ok((id.to_string(), *measured));
     }
-    let stopped = before.runs.iter().filter(|row| row.name == NAME && row.state == "interrupted");
+    let goes_on = |row: &&RunRow| row.name == NAME && row.state == "interrupted" && row.erased == 0;
+    let stopped = before.runs.iter().filter(goes_on);
     let run: RunRow = match stopped.max_by_key(|row| row.id).filter(|_| !changed) {
         Some(stopped) => session.ask(Request::ModelResume { run: Some(stopped.id) })?,
         None => {

@@ -2,10 +2,10 @@
 //! texts themselves stay out; their hashes bind the receipt to a prompt and an answer that the holder knows.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+use super::signed::{ALGORITHM, signed_text};
 use crate::{
-    base::{Context, Error, Id, Result, hex, unhex},
+    base::{Error, Id, Result, hex, unhex},
     seal::{PublicKey, Signer, sha256},
 };
 
@@ -57,15 +57,13 @@ pub struct SignedReceipt {
     pub signature: String,
 }
 
-const ALGORITHM: &str = "ed25519-jcs";
-
 impl Receipt {
     pub fn version() -> u32 {
         VERSION
     }
 
     pub fn sign(self, signer: &Signer) -> Result<SignedReceipt> {
-        let signature = signer.sign(signed_text(&self)?.as_bytes());
+        let signature = signer.sign(signed_text(DOMAIN, &self)?.as_bytes());
         Ok(SignedReceipt {
             receipt: self,
             algorithm: ALGORITHM.to_owned(),
@@ -87,7 +85,7 @@ impl SignedReceipt {
         }
         let signature =
             unhex(&self.signature).ok_or_else(|| Error::integrity("the signature is not hexadecimal"))?;
-        key.verify(signed_text(&self.receipt)?.as_bytes(), &signature)
+        key.verify(signed_text(DOMAIN, &self.receipt)?.as_bytes(), &signature)
             .map_err(|error| error.context(format!("verifying the receipt of {}", self.receipt.answer)))
     }
 }
@@ -102,37 +100,10 @@ pub fn text_hash(text: &str) -> String {
     hex(&sha256(text.as_bytes()))
 }
 
-fn signed_text(receipt: &Receipt) -> Result<String> {
-    let value = serde_json::to_value(receipt).context("writing a receipt")?;
-    let mut text = DOMAIN.to_owned();
-    write_canonical(&value, &mut text);
-    Ok(text)
-}
-
-/// RFC 8785 for what receipts hold: sorted keys, no white space. Keys here are ASCII, so that sorting by bytes
-/// is sorting by UTF-16 units, and numbers are integers.
-fn write_canonical(value: &Value, out: &mut String) {
-    match value {
-        Value::Object(fields) => {
-            let mut names: Vec<&String> = fields.keys().collect();
-            names.sort_unstable();
-            out.push('{');
-            for (place, name) in names.into_iter().enumerate() {
-                if place > 0 {
-                    out.push(',');
-                }
-                out.push_str(&Value::from(name.as_str()).to_string());
-                out.push(':');
-                write_canonical(&fields[name], out);
-            }
-            out.push('}');
-        }
-        other => out.push_str(&other.to_string()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
     use crate::{base::IdKind, seal::Key};
 
@@ -201,14 +172,5 @@ mod tests {
         for signature in ["", "zz", "abc", &signed.signature[2..]] {
             assert!(SignedReceipt { signature: signature.into(), ..signed.clone() }.verify(&key).is_err());
         }
-    }
-
-    #[test]
-    fn canonical_json_is_that_of_other_libraries() {
-        let value = serde_json::json!({"b": "é\n\"", "a": 1, "c": null});
-        let mut text = String::new();
-        write_canonical(&value, &mut text);
-        // Python: json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        assert_eq!(text, "{\"a\":1,\"b\":\"é\\n\\\"\",\"c\":null}");
     }
 }

@@ -146,6 +146,29 @@ impl Rows<'_> {
         })
     }
 
+    /// The answers to these tokens that have ended and still hold text, and the feedback with words of its own that
+    /// came from these tokens or is about such an answer.
+    pub fn texts_of_tokens(&self, tokens: &[Id]) -> Result<(Vec<Id>, Vec<Id>)> {
+        let mut answers = Vec::new();
+        for token in tokens {
+            let sql = "SELECT id FROM answers WHERE token = ?1 AND state <> 'pending' ORDER BY id";
+            answers.extend(self.all(sql, [token], |row| get::<Id>(row, "id"))?);
+        }
+        let mut feedback = self.feedback(None)?;
+        feedback.retain(|row| {
+            let theirs = tokens.contains(&row.token) || answers.contains(&row.answer);
+            theirs && (row.correction.is_some() || row.comment.is_some())
+        });
+        let mut with_text = Vec::new();
+        for id in answers {
+            let holds = |answer: Answer| !answer.prompt.is_empty() || !answer.answer.is_empty();
+            if self.answer(id)?.is_some_and(holds) {
+                with_text.push(id);
+            }
+        }
+        Ok((with_text, feedback.into_iter().map(|row| row.id).collect()))
+    }
+
     /// Oldest first; in one state, or in all.
     pub fn feedback(&self, state: Option<FeedbackState>) -> Result<Vec<Feedback>> {
         self.all("SELECT * FROM feedback WHERE ?1 IS NULL OR state = ?1 ORDER BY id", [state], |row| {
@@ -242,6 +265,20 @@ impl Writes<'_> {
             params![new.id, new.answer, new.token, new.rating, new.created_at_ms, sealed],
         )?;
         Ok(())
+    }
+
+    /// Takes prompt, text and receipt out of an answer: that it was given stays.
+    pub fn empty_answer(&self, id: Id) -> Result<()> {
+        self.reseal(
+            ANSWERS,
+            id,
+            &AnswerContent { prompt: String::new(), answer: String::new(), receipt: None },
+        )
+    }
+
+    /// Takes the words out of feedback: the rating stays.
+    pub fn empty_feedback(&self, id: Id) -> Result<()> {
+        self.reseal(FEEDBACK, id, &FeedbackContent { correction: None, comment: None })
     }
 
     pub fn set_feedback_state(

@@ -3,12 +3,12 @@
 //! back in an older version does not open.
 
 use rusqlite::{
-    ToSql,
+    ToSql, params,
     types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::Rows;
+use super::{Rows, Writes};
 use crate::{
     base::{Error, Id, Result},
     seal::{self, Key},
@@ -67,6 +67,24 @@ impl Rows<'_> {
     ) -> Result<T> {
         let sealed: Vec<u8> = get(row, "content")?;
         self.open_cell(&Place { table, row: key, version: get(row, "version")? }, &sealed)
+    }
+}
+
+impl Writes<'_> {
+    /// Puts other content into a row that is there, as its next version.
+    pub(super) fn reseal<T: Serialize>(&self, table: &'static str, row: Id, content: &T) -> Result<()> {
+        let version = self
+            .one(&format!("SELECT version FROM {table} WHERE id = ?1"), [row], |row| {
+                get::<u32>(row, "version")
+            })?
+            .ok_or_else(|| Error::not_found(format!("there is no {row}")))?
+            + 1;
+        let sealed = self.seal_cell(&Place { table, row: &row.to_string(), version }, content)?;
+        self.execute_one(
+            &row,
+            &format!("UPDATE {table} SET version = ?2, content = ?3 WHERE id = ?1"),
+            params![row, version, sealed],
+        )
     }
 }
 

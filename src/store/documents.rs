@@ -112,6 +112,27 @@ impl Rows<'_> {
         )
     }
 
+    /// Every version of the document that `id` is a version of, but for those that were erased, oldest first.
+    pub fn versions_of(&self, id: Id) -> Result<Vec<Document>> {
+        self.all(
+            &format!(
+                "SELECT {COLUMNS} FROM documents
+                 WHERE state <> 'erased' AND (collection, name_hash) IN
+                       (SELECT collection, name_hash FROM documents WHERE id = ?1 AND state <> 'erased')
+                 ORDER BY id"
+            ),
+            [id],
+            |row| self.document_row(row),
+        )
+    }
+
+    /// Every document version that was not erased, oldest first.
+    pub fn standing_documents(&self) -> Result<Vec<Document>> {
+        self.all(&format!("SELECT {COLUMNS} FROM documents WHERE state <> 'erased' ORDER BY id"), [], |row| {
+            self.document_row(row)
+        })
+    }
+
     fn document_row(&self, row: &rusqlite::Row<'_>) -> Result<Document> {
         let id: Id = get(row, "id")?;
         let state = get(row, "state")?;
@@ -179,5 +200,18 @@ impl Writes<'_> {
             )?;
         }
         Ok(replaced)
+    }
+
+    /// Strips a document version of its name, its subjects and whatever else was said of it, and of the hashes
+    /// that would tell a guess of them.
+    pub fn erase_document(&self, id: Id) -> Result<()> {
+        self.execute("DELETE FROM document_subjects WHERE document = ?1", [id])?;
+        self.execute_one(
+            &id,
+            "UPDATE documents SET state = 'erased', name_hash = zeroblob(32), content_hash = zeroblob(32),
+                                  version = version + 1, content = NULL
+             WHERE id = ?1 AND state <> 'erased'",
+            [id],
+        )
     }
 }

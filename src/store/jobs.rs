@@ -126,19 +126,36 @@ impl Writes<'_> {
     }
 
     fn set_job_error(&self, id: Id, error: &Error) -> Result<()> {
-        let key = id.to_string();
-        let (version, mut content) = self
-            .one("SELECT version, content FROM jobs WHERE id = ?1", [id], |row| {
-                Ok((get::<u32>(row, "version")?, self.content_of::<Content>(TABLE, &key, row)?))
-            })?
-            .ok_or_else(|| Error::not_found(format!("there is no job {id}")))?;
-        content.error = Some(error.clone());
-        let version = version + 1;
-        let sealed = self.seal_cell(&Place { table: TABLE, row: &key, version }, &content)?;
-        self.execute_one(
-            &id,
-            "UPDATE jobs SET version = ?2, content = ?3 WHERE id = ?1",
-            params![id, version, sealed],
-        )
+        let job = self.job(id)?.ok_or_else(|| Error::not_found(format!("there is no job {id}")))?;
+        self.reseal(TABLE, id, &Content { request: job.request, error: Some(error.clone()) })
+    }
+
+    /// Rewrites what jobs quote, in their requests and failures: `redact` says what a text becomes, or that it stays.
+    /// Returns how many jobs were changed.
+    pub fn redact_jobs(&self, redact: &dyn Fn(&str) -> Option<String>) -> Result<u64> {
+        let contents = self.all("SELECT id, version, content FROM jobs ORDER BY id", [], |row| {
+            let id: Id = get(row, "id")?;
+            Ok((id, self.content_of::<Value>(TABLE, &id.to_string(), row)?))
+        })?;
+        let mut changed = 0;
+        for (id, mut content) in contents {
+            if redact_texts(&mut content, redact) {
+                self.reseal(TABLE, id, &content)?;
+                changed += 1;
+            }
+        }
+        Ok(changed)
+    }
+}
+
+/// Whether anything in `value` was rewritten.
+fn redact_texts(value: &mut Value, redact: &dyn Fn(&str) -> Option<String>) -> bool {
+    match value {
+        Value::String(text) => redact(text).map(|redacted| *text = redacted).is_some(),
+        Value::Array(items) => items.iter_mut().fold(false, |any, item| redact_texts(item, redact) | any),
+        Value::Object(fields) => {
+            fields.values_mut().fold(false, |any, item| redact_texts(item, redact) | any)
+        }
+        _ => false,
     }
 }

@@ -2,7 +2,7 @@
 //! members and its Merkle root, not through an edge each, so that a receipt and a picture stay small; answers and
 //! feedback say in their own rows what they came from, and a model does not list its answers.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
@@ -89,6 +89,22 @@ impl Rows<'_> {
         Ok(steps)
     }
 
+    /// Whatever was made of any of `from`, in order of kind and age. A snapshot that follows another was made of its
+    /// own members, so that step is not taken; nor is any from what `ends` says the walk ends at.
+    pub fn made_of(&self, from: &[Id], ends: impl Fn(Id) -> bool) -> Result<BTreeSet<Id>> {
+        let mut made = BTreeSet::new();
+        let mut frontier = from.to_vec();
+        while let Some(node) = frontier.pop() {
+            for (edge, _) in self.edges_at(node, Direction::Down)? {
+                let follows = edge.relation == Relation::Follows;
+                if !follows && made.insert(edge.child) && !ends(edge.child) {
+                    frontier.push(edge.child);
+                }
+            }
+        }
+        Ok(made)
+    }
+
     /// Whether anything of this identifier is on record.
     pub fn is_known(&self, id: Id) -> Result<bool> {
         let found = self.one(
@@ -96,7 +112,8 @@ impl Rows<'_> {
                                   OR EXISTS (SELECT 1 FROM runs WHERE id = ?1)
                                   OR EXISTS (SELECT 1 FROM answers WHERE id = ?1)
                                   OR EXISTS (SELECT 1 FROM feedback WHERE id = ?1)
-                                  OR EXISTS (SELECT 1 FROM jobs WHERE id = ?1)",
+                                  OR EXISTS (SELECT 1 FROM jobs WHERE id = ?1)
+                                  OR EXISTS (SELECT 1 FROM erasures WHERE id = ?1)",
             [id],
             |row| get::<i64>(row, "known"),
         )?;

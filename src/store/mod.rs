@@ -7,6 +7,7 @@ mod cell;
 mod collections;
 mod copy;
 mod documents;
+mod erasures;
 mod install;
 mod jobs;
 mod lineage;
@@ -35,6 +36,7 @@ pub use self::{
     collections::Collection,
     copy::Pinned,
     documents::{Document, DocumentState, NewDocument},
+    erasures::{Erasure, ErasureState, Taken},
     install::Install,
     jobs::{Job, JobState},
     lineage::{Direction, Edge, Relation, Step},
@@ -172,11 +174,19 @@ impl Store {
         self.keys().hash(domain, value)
     }
 
-    /// Folds the write-ahead log into the database file.
+    /// Folds the write-ahead log into the database file and empties it: what it still held of older rows is gone.
+    ///
+    /// # Errors
+    /// `Unavailable` while another process reads the database.
     pub fn checkpoint(&self) -> Result<()> {
-        lock(&self.writer)
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-            .context("checkpointing the database")
+        let busy: bool = lock(&self.writer)
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+            .context("checkpointing the database")?;
+        if busy {
+            return Err(Error::unavailable("the database's write-ahead log could not be emptied")
+                .remedy("another program reads the database; close it"));
+        }
+        Ok(())
     }
 }
 

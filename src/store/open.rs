@@ -10,6 +10,7 @@ use crate::base::{Context, Error, Result, error::IntoCause};
 /// Applied in order and once; a migration that was released is never edited.
 const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0001_first_road.sql"),
+    include_str!("../../migrations/0002_erasures.sql"),
     include_str!("../../migrations/0003_token_scope.sql"),
 ];
 

@@ -111,6 +111,10 @@ impl Writes<'_> {
         Ok(())
     }
 
+    pub fn remove_quarantined(&self, id: Id) -> Result<()> {
+        self.execute_one(&id, "DELETE FROM quarantine WHERE id = ?1", [id])
+    }
+
     /// The input of this name reads well now, or is to be recorded anew.
     pub fn clear_quarantined(&self, collection: i64, name: &str) -> Result<()> {
         self.execute(

@@ -76,6 +76,16 @@ impl Rows<'_> {
         )
     }
 
+    /// Its members that were erased since.
+    pub fn erased_members(&self, snapshot: Id) -> Result<Vec<Id>> {
+        self.all(
+            "SELECT document FROM snapshot_members JOIN documents ON id = document
+             WHERE snapshot = ?1 AND state = 'erased' ORDER BY position",
+            [snapshot],
+            |row| get(row, "document"),
+        )
+    }
+
     pub fn snapshots_with_document(&self, document: Id) -> Result<Vec<Id>> {
         self.all(
             "SELECT DISTINCT snapshot FROM snapshot_members WHERE document = ?1 ORDER BY snapshot",

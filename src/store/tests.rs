@@ -475,3 +475,66 @@ fn objects_are_staged_until_they_are_kept() {
     let left = bench.store.read(|rows| rows.kept_objects()).unwrap();
     assert_eq!(left.into_iter().collect::<Vec<_>>(), [kept]);
 }
+
+#[test]
+fn an_erased_document_leaves_structure_and_nothing_that_tells_a_guess() {
+    let bench = Bench::new();
+    let collection = bench.collection();
+    let older = bench.document(collection, "/planted/doe.txt", &[]);
+    let newer = bench.document(collection, "/planted/doe.txt", &["J. Doe".to_owned()]);
+    let other = bench.document(collection, "/planted/roe.txt", &["J. Doe".to_owned()]);
+    let snapshot = bench.snapshot(collection, &[older, other]);
+    let versions = |id| -> Vec<Id> {
+        let rows = bench.store.read(|rows| rows.versions_of(id)).unwrap();
+        let mut ids: Vec<Id> = rows.into_iter().map(|row| row.id).collect();
+        ids.sort_unstable();
+        ids
+    };
+    let mut both = [older, newer];
+    both.sort_unstable();
+    assert_eq!(
+        (versions(older), versions(newer), versions(other)),
+        (both.to_vec(), both.to_vec(), vec![other])
+    );
+    bench.store.write(|rows| rows.erase_document(older)).unwrap();
+    assert_eq!((versions(older), versions(newer)), (vec![], vec![newer]));
+    bench.store.write(|rows| rows.erase_document(newer)).unwrap();
+    assert!(bench.store.write(|rows| rows.erase_document(newer)).is_err(), "twice");
+    assert_eq!(bench.store.read(|rows| rows.erased_members(snapshot)).unwrap(), [older]);
+    assert_eq!(bench.store.read(|rows| rows.documents_of_subject("J. Doe")).unwrap(), [other]);
+    // The name is free again.
+    let again = bench.document(collection, "/planted/doe.txt", &[]);
+    assert_eq!(versions(again), [again]);
+    let empty: i64 = raw(&bench.path())
+        .query_row(
+            "SELECT count(*) FROM documents
+             WHERE state = 'erased' AND content IS NULL AND name_hash = zeroblob(32) AND content_hash = zeroblob(32)
+               AND id NOT IN (SELECT document FROM document_subjects)",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(empty, 2);
+}
+
+#[test]
+fn an_erasure_is_pending_until_it_has_its_certificate() {
+    let bench = Bench::new();
+    let (erasure, document) = (id(IdKind::Erasure), id(IdKind::Document));
+    let taken = Taken {
+        subjects: vec!["ab".into()],
+        documents: [(document, "cd".into())].into(),
+        jobs: 3,
+        ..Taken::default()
+    };
+    bench.store.write(|rows| rows.add_erasure(erasure, "local:7", &taken, 5)).unwrap();
+    let read = |state| bench.store.read(|rows| rows.erasures(Some(state))).unwrap();
+    assert_eq!(read(ErasureState::Pending)[0].taken, taken);
+    assert!(bench.store.read(|rows| rows.is_known(erasure)).unwrap());
+    bench.store.write(|rows| rows.end_erasure(erasure, "{}", 6)).unwrap();
+    assert!(bench.store.write(|rows| rows.end_erasure(erasure, "{}", 7)).is_err(), "done is done");
+    let done = read(ErasureState::Done).remove(0);
+    assert_eq!((done.certificate.as_deref(), done.done_at_ms, &done.taken), (Some("{}"), Some(6), &taken));
+    bench.store.write(|rows| rows.reopen_erasure(erasure)).unwrap();
+    assert_eq!(read(ErasureState::Pending).len(), 1);
+}

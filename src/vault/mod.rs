@@ -15,6 +15,7 @@ mod root;
 mod rotate;
 mod store;
 mod sweep;
+mod tombstone;
 mod verify;
 
 #[cfg(test)]
@@ -30,4 +31,5 @@ pub use root::{RootKey, UnsealedBy, Unsealer};
 pub use rotate::KeyReport;
 pub use store::{Vault, object_path};
 pub use sweep::Swept;
+pub use tombstone::{TOMBSTONES, Tombstone};
 pub use verify::{Problem, VerifyReport};

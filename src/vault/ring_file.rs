@@ -158,7 +158,7 @@ impl RingFile {
     /// This file still takes commits after one, unless it is no longer the one that lies on the disk.
     pub(super) fn replace(&mut self, root: &RootKey, ring: &Keyring) -> Result<()> {
         match Self::rewrite(&self.path, root, ring) {
-            Ok(new) => *self = new,
+            Ok(new) => std::mem::replace(self, new).overwrite_key(),
             Err(error) => {
                 // What went wrong may have gone wrong after the rename: commits to the old file would be lost.
                 if !self.lies_on_the_disk() {
@@ -168,6 +168,12 @@ impl RingFile {
             }
         }
         Ok(())
+    }
+
+    /// Wipes the key of a file that was replaced: where the disk writes in place, the blocks that it leaves behind
+    /// open with nothing. Nothing rests on it: a disk that writes elsewhere keeps the old blocks whatever is done.
+    fn overwrite_key(self) {
+        let _ = self.file.write_all_at(&[0; HEADER_BYTES], 0).and_then(|()| self.file.sync_data());
     }
 
     fn lies_on_the_disk(&self) -> bool {

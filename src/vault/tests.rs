@@ -14,18 +14,18 @@ use crate::{
 };
 
 /// A data directory with a vault, its key file beside it.
-struct Site {
+pub(super) struct Site {
     directory: tempfile::TempDir,
 }
 
 impl Site {
-    fn new() -> (Self, Vault) {
+    pub(super) fn new() -> (Self, Vault) {
         let site = Self { directory: tempfile::tempdir().expect("temporary directory") };
         let vault = Vault::init(&site.data(), &site.unsealer()).expect("init");
         (site, vault)
     }
 
-    fn data(&self) -> PathBuf {
+    pub(super) fn data(&self) -> PathBuf {
         self.directory.path().join("data")
     }
 
@@ -42,7 +42,7 @@ impl Site {
         Vault::open(&self.data(), Vault::unseal(&self.data(), None)?)
     }
 
-    fn open(&self) -> Vault {
+    pub(super) fn open(&self) -> Vault {
         self.try_open().expect("opens")
     }
 }
@@ -208,6 +208,34 @@ fn erasing_takes_the_key_out_of_the_keyring() {
     verify_names(&vault, None, &[(gone.to_string(), "was added")]);
     let now = fs::read(site.keyring()).expect("keyring");
     assert_ne!(old_keyring[..88], now[..88], "the keyring's key is the old one");
+}
+
+#[test]
+fn an_erasure_is_finished_by_another_and_takes_nothing_else() {
+    let (site, vault) = Site::new();
+    let [gone, cut_off, kept] = [b"a", b"b", b"c"].map(|text| put(&vault, text));
+    // Cut off between the commit that deletes and the keyring that is written anew.
+    vault.delete_all(&[cut_off]).expect("delete");
+    let before = fs::read(site.keyring()).expect("keyring");
+    vault.erase(&[gone, cut_off]).expect("erase");
+    vault.erase(&[gone, cut_off]).expect("once more changes nothing");
+    assert_ne!(before[..88], fs::read(site.keyring()).expect("keyring")[..88]);
+    assert_eq!(vault.objects(), [kept]);
+    drop(vault);
+    let vault = site.open();
+    assert_eq!(read(&vault, kept), b"c");
+    verify_names(&vault, None, &[]);
+}
+
+#[test]
+fn a_keyring_that_was_replaced_leaves_no_key_in_its_blocks() {
+    let (site, vault) = Site::new();
+    let gone = put(&vault, b"gone");
+    let blocks = fs::File::open(site.keyring()).expect("the file that is to be replaced");
+    vault.erase(&[gone]).expect("erase");
+    let mut header = [1; 88];
+    blocks.read_exact_at(&mut header, 0).expect("read");
+    assert_eq!(header, [0; 88]);
 }
 
 #[test]

@@ -107,8 +107,8 @@ fn end(warden: &Warden, id: Id, error: Option<&Error>, cancelled: bool) -> Resul
     if left.is_empty() { Ok(()) } else { warden.vault.delete_all(&left) }
 }
 
-/// Waits until no other job computes.
-fn take_turn<'a>(warden: &'a Warden, monitor: &dyn Monitor) -> Result<MutexGuard<'a, ()>> {
+/// Waits until no other job computes; none does as long as the value is held.
+pub(super) fn take_turn<'a>(warden: &'a Warden, monitor: &dyn Monitor) -> Result<MutexGuard<'a, ()>> {
     let mut said = false;
     loop {
         match warden.jobs.compute.try_lock() {

@@ -6,6 +6,7 @@ pub mod admin;
 pub mod backup;
 pub mod client;
 mod documents;
+mod erasure;
 mod frame;
 mod host;
 mod import;

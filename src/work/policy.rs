@@ -59,6 +59,8 @@ words! {
         DataIngest = "data.ingest",
         DataList = "data.ls",
         DataVerify = "data.verify",
+        DataErase = "data.erase",
+        DataCertificate = "data.certificate",
         TokenizerTrain = "tokenizer.train",
         TokenizerShow = "tokenizer.show",
         ModelPretrain = "model.pretrain",
@@ -103,6 +105,8 @@ const GRANTS: &[(Action, &[Role])] = &[
     (Action::DataIngest, &[DataSteward]),
     (Action::DataList, &[DataSteward]),
     (Action::DataVerify, &[SecurityOfficer, DataSteward, Operator, Auditor]),
+    (Action::DataErase, &[DataSteward]),
+    (Action::DataCertificate, &[SecurityOfficer, DataSteward, Auditor]),
     (Action::TokenizerTrain, &[ModelBuilder]),
     (Action::TokenizerShow, &[ModelBuilder, Validator, Auditor]),
     (Action::ModelPretrain, &[ModelBuilder]),
@@ -277,6 +281,7 @@ mod tests {
         }
         for action in [
             Action::DataIngest,
+            Action::DataErase,
             Action::ModelPretrain,
             Action::TokenManage,
             Action::KeyRekey,

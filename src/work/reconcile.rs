@@ -19,6 +19,7 @@ const ENTRIES_COMPARED: u64 = 1000;
 /// it no longer knows.
 pub(super) fn run(warden: &Warden) -> Result<Vec<String>> {
     refuse_an_older_database(warden)?;
+    let mut notices = warden.finish_erasures()?;
     let now = warden.now_ms();
     let interrupted = warden.store.write(|rows| {
         rows.interrupt_runs(now)?;
@@ -33,7 +34,6 @@ pub(super) fn run(warden: &Warden) -> Result<Vec<String>> {
     if !half_done.is_empty() {
         warden.vault.delete_all(&half_done)?;
     }
-    let mut notices = Vec::new();
     for job in interrupted {
         notices.push(format!("job {job} was cut off; what it had reported done is kept"));
     }
@@ -66,7 +66,7 @@ fn refuse_an_older_database(warden: &Warden) -> Result<()> {
 }
 
 /// Kinds whose rows stay for ever.
-const MADE_WITH_ROWS: [IdKind; 3] = [IdKind::Job, IdKind::Tokenizer, IdKind::Model];
+const MADE_WITH_ROWS: [IdKind; 4] = [IdKind::Job, IdKind::Tokenizer, IdKind::Model, IdKind::Erasure];
 
 /// A checkpoint is kept as long as a fact of its run names it.
 fn drop_stray_checkpoints(warden: &Warden) -> Result<()> {

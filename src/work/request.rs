@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{policy::Action, scope::Scope};
-use crate::{base::Id, text::Message, train::RunConfig};
+use crate::{base::Id, improve::Reached, text::Message, train::RunConfig};
 
 /// One question. What answers it stands behind the arrow; `Vec` answers print a line a row with `--json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,6 +23,13 @@ pub enum Request {
     DataQuarantine { collection: Option<String> },
     /// -> [`Verified`]; an error of kind `Integrity` that names the object when anything is wrong
     DataVerify,
+    /// -> [`SignedCertificate`](crate::improve::SignedCertificate)
+    DataErase(Erase),
+    /// -> [`ErasurePlan`]; nothing is changed
+    DataErasePlan(Erase),
+    /// -> [`SignedCertificate`](crate::improve::SignedCertificate); an error of kind `NotFound` where a subject is named
+    /// that the erasure was not asked for
+    DataCertificate { erasure: Id, subject: Option<String> },
     /// -> [`TokenizerRow`]
     TokenizerTrain { collection: String, vocab_size: Option<u32>, lower_case: bool },
     /// -> `Vec<TokenizerRow>`: the one named, or all
@@ -97,6 +104,8 @@ impl Request {
             Self::DataIngest(_) => Action::DataIngest,
             Self::DataLs { .. } | Self::DataQuarantine { .. } => Action::DataList,
             Self::DataVerify => Action::DataVerify,
+            Self::DataErase(_) | Self::DataErasePlan(_) => Action::DataErase,
+            Self::DataCertificate { .. } => Action::DataCertificate,
             Self::TokenizerTrain { .. } => Action::TokenizerTrain,
             Self::TokenizerShow { .. } => Action::TokenizerShow,
             Self::ModelPretrain(_) | Self::ModelPlan(_) | Self::ModelResume { .. } => Action::ModelPretrain,
@@ -125,6 +134,7 @@ impl Request {
     /// What it is about, where one identifier says it.
     pub fn object(&self) -> Option<Id> {
         match self {
+            Self::DataCertificate { erasure, .. } => Some(*erasure),
             Self::LineageShow { id } => Some(*id),
             Self::TokenizerShow { tokenizer } => *tokenizer,
             Self::ModelResume { run } => *run,
@@ -148,6 +158,14 @@ pub struct Ingest {
     /// Read on though the kernel cannot cage the readers.
     #[serde(default)]
     pub allow_weak_sandbox: bool,
+}
+
+/// Whose documents, and which.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Erase {
+    pub subjects: Vec<String>,
+    /// One version stands for all of its document.
+    pub documents: Vec<Id>,
 }
 
 /// A run to begin: what its file and flags say, already laid over each other.
@@ -278,6 +296,19 @@ pub struct Verified {
     pub bytes: u64,
 }
 
+/// What an erasure would take, and what the documents have reached.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ErasurePlan {
+    /// Every version is one.
+    pub documents: Vec<DocumentRow>,
+    pub quarantined: u64,
+    pub answers: u64,
+    pub feedback: u64,
+    pub reached: Vec<Reached>,
+    /// What it cannot reach.
+    pub residual: Vec<String>,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BackupRow {
     pub id: Id,
@@ -301,6 +332,8 @@ pub struct TokenizerRow {
     /// On held-out text.
     pub bytes_per_token: Option<f64>,
     pub created_at_ms: u64,
+    /// Documents that it was trained on and that were erased since.
+    pub erased: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -317,6 +350,8 @@ pub struct RunRow {
     pub parameters: u64,
     pub tokens_seen: u64,
     pub elapsed_s: f64,
+    /// Documents of its snapshot that were erased since.
+    pub erased: u64,
     pub model: Option<Id>,
     pub evaluation: Option<Evaluation>,
 }
@@ -342,6 +377,8 @@ pub struct ModelRow {
     /// Who it is for, what it is for, what it is not for.
     pub purpose: Option<crate::train::Purpose>,
     pub created_at_ms: u64,
+    /// Documents that it was trained on and that were erased since.
+    pub erased: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -152,9 +152,10 @@ impl Warden {
             self.record(&actor, action, object, Outcome::Denied, &[])?;
             return Err(denied);
         }
-        self.record(&actor, action, object, Outcome::Intent, &[])?;
+        self.record(&actor, action, object, Outcome::Intent, &requests::about(self, &request))?;
         let performed = requests::perform(self, &actor, request, monitor);
         match performed {
+            Ok(done) if done.logged => Ok(done.answer),
             Ok(done) => {
                 let object = done.object.or(object);
                 self.record(&actor, action, object, Outcome::Done, &done.detail)

@@ -15,9 +15,13 @@ use super::{
 };
 use crate::{
     auditlog::{Entry, Outcome},
-    base::{Context, Error, Id, Monitor, Result, fs::create_private_dir, hex},
+    base::{
+        Context, Error, Id, Monitor, Result,
+        fs::{create_private_dir, write_atomic},
+        hex,
+    },
     improve::receipt,
-    vault::{Purpose, RootKey, Vault},
+    vault::{Purpose, RootKey, TOMBSTONES, Vault},
     work::{
         client::{Site, Unsealer},
         lock::Lock,
@@ -39,7 +43,9 @@ pub struct Restored {
 }
 
 impl Warden {
-    /// Puts a backup, or the newest, into a data directory that is not there yet. The keys lie below `keys`.
+    /// Puts a backup, or the newest, into a data directory that is not there yet. The keys lie below `keys`. What was
+    /// erased since, as the newest tombstones of the repository or those that were kept in `tombstones` say, is erased again
+    /// before anybody reads it.
     ///
     /// # Errors
     /// `Usage` where the data directory holds anything, `Sealed` where the secret does not open the backup's keys,
@@ -49,6 +55,7 @@ impl Warden {
         from: &Path,
         keys: &Path,
         backup: Option<Id>,
+        tombstones: Option<&Path>,
         monitor: &dyn Monitor,
     ) -> Result<Restored> {
         let repository = Repository::open(from)?;
@@ -67,7 +74,8 @@ impl Warden {
         refuse_used_directory(site)?;
         create_private_dir(&site.data_dir)?;
         let lock = hold(&site.data_dir)?;
-        let restoring = Restoring { site, repository: &repository, manifest: &manifest, keys: &keys };
+        let restoring =
+            Restoring { site, repository: &repository, manifest: &manifest, keys: &keys, tombstones };
         let restored = restoring.run(lock, root, monitor);
         if restored.is_err() {
             // What went wrong is what the asker must hear.
@@ -102,6 +110,8 @@ struct Restoring<'a> {
     manifest: &'a Manifest,
     /// The folder of this backup's keys.
     keys: &'a Path,
+    /// That were kept elsewhere.
+    tombstones: Option<&'a Path>,
 }
 
 impl Restoring<'_> {
@@ -117,6 +127,7 @@ impl Restoring<'_> {
         let mut tally = Tally::new("restore", self.manifest.bytes(), monitor);
         self.put_back(&folder, files, &mut tally)?;
         self.put_back(self.repository.root(), objects, &mut tally)?;
+        self.put_newest_tombstones()?;
         // The root file comes last: with it the installation exists, and without it nothing does.
         let is_root_file = |row: &FileRow| row.path == SECRET_KEYS[0];
         let (root_file, others): (Vec<_>, Vec<_>) = keys.iter().cloned().partition(is_root_file);
@@ -151,6 +162,36 @@ impl Restoring<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Of the tombstones that there are, in this and other backups and kept elsewhere, those that say most: each begins as
+    /// the others do. Whether they are signed is for the start to see, which obeys them.
+    fn put_newest_tombstones(&self) -> Result<()> {
+        let in_backup = |backup: Id| self.repository.folder(backup).join("keys").join(TOMBSTONES);
+        let mut newest = match self.tombstones {
+            Some(kept) => fs::read(kept).with_context(|| format!("reading {}", kept.display()))?,
+            None => Vec::new(),
+        };
+        for path in self.repository.backups()?.into_iter().map(in_backup) {
+            let text = match fs::read(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                read => read.with_context(|| format!("reading {}", path.display()))?,
+            };
+            if !newest.starts_with(&text) && !text.starts_with(&newest) {
+                return Err(Error::integrity(format!(
+                    "{} does not go on as other tombstones do",
+                    path.display()
+                ))
+                .remedy(
+                    "an altered one is no longer signed; two installations may have gone on from one backup",
+                ));
+            }
+            newest = if text.len() > newest.len() { text } else { newest };
+        }
+        if newest.is_empty() {
+            return Ok(());
+        }
+        write_atomic(&self.site.data_dir.join("keys").join(TOMBSTONES), &newest)
     }
 
     /// Only now are there keys to hold the manifest against: until here its own word was taken.

@@ -31,7 +31,7 @@ fn restored_site(bench: &Bench, name: &str) -> Site {
 
 fn restore(bench: &Bench, name: &str, backup: Option<Id>) -> Result<Warden> {
     let site = restored_site(bench, name);
-    Warden::restore(&site, &bench.path("disk"), &bench.path("stick"), backup, &Silent)?;
+    Warden::restore(&site, &bench.path("disk"), &bench.path("stick"), backup, None, &Silent)?;
     Warden::open(&site)
 }
 
@@ -235,12 +235,12 @@ fn what_cannot_be_right_is_refused_before_anything_is_written() {
     let error = expect_error(ask(&stranger, mine));
     assert_eq!(error.kind(), ErrorKind::Integrity, "{error}");
 
-    let used = Warden::restore(&bench.site(), &bench.path("disk"), &bench.path("stick"), None, &Silent);
+    let used = Warden::restore(&bench.site(), &bench.path("disk"), &bench.path("stick"), None, None, &Silent);
     assert_eq!(expect_error(used).kind(), ErrorKind::Usage);
     let wrong =
         Site { unsealer: Some(Unsealer::KeyFile(other.path("root.key"))), ..restored_site(&bench, "fresh") };
     let error =
-        expect_error(Warden::restore(&wrong, &bench.path("disk"), &bench.path("stick"), None, &Silent));
+        expect_error(Warden::restore(&wrong, &bench.path("disk"), &bench.path("stick"), None, None, &Silent));
     assert_eq!(error.kind(), ErrorKind::Sealed, "{error}");
     assert!(!bench.path("fresh").exists());
     remove_folder(&bench.path("stick").join(row.id.to_string())).unwrap();

@@ -1,7 +1,7 @@
 //! Documents: taking them in, looking at what is there and what was refused, and proving that all of it is what
 //! it was.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use super::Performed;
 use crate::{
     base::{Error, Id, IdKind, Monitor, Result, hex},
     corpus::{IngestReport, IngestSpec},
-    store::{Quarantined, Rows},
+    store::{Document, ErasureState, Quarantined, Rows},
     work::{
         host::Leave,
         jobs,
@@ -80,23 +80,24 @@ pub(super) fn list(warden: &Warden, collection: Option<&str>) -> Result<Performe
         let names = collection_names(rows)?;
         let number = collection.map(|name| number_of(rows, name)).transpose()?;
         let documents = rows.documents(number)?;
-        Ok(documents
-            .into_iter()
-            .map(|document| DocumentRow {
-                id: document.id,
-                name: document.name,
-                collection: names.get(&document.collection).cloned().unwrap_or_default(),
-                format: document.format,
-                bytes: document.source_bytes,
-                state: document.state.to_string(),
-                reason: None,
-                subjects: document.subjects,
-                licence: document.licence,
-                ingested_at_ms: document.ingested_at_ms,
-            })
-            .collect())
+        Ok(documents.into_iter().map(|document| document_row(document, &names)).collect())
     })?;
     Performed::new(&rows)
+}
+
+pub(super) fn document_row(document: Document, names: &HashMap<i64, String>) -> DocumentRow {
+    DocumentRow {
+        id: document.id,
+        name: document.name,
+        collection: names.get(&document.collection).cloned().unwrap_or_default(),
+        format: document.format,
+        bytes: document.source_bytes,
+        state: document.state.to_string(),
+        reason: None,
+        subjects: document.subjects,
+        licence: document.licence,
+        ingested_at_ms: document.ingested_at_ms,
+    }
 }
 
 pub(super) fn quarantine(warden: &Warden, collection: Option<&str>) -> Result<Performed> {
@@ -108,7 +109,7 @@ pub(super) fn quarantine(warden: &Warden, collection: Option<&str>) -> Result<Pe
     Performed::new(&rows)
 }
 
-/// Every object against the keyring, and the keyring against the database.
+/// Every object against the keyring, the keyring against the database, and the tombstones against the erasures.
 pub(super) fn verify(warden: &Warden, monitor: &dyn Monitor) -> Result<Performed> {
     let report = warden.vault.verify(warden.recorded_root()?.as_ref(), monitor)?.into_result()?;
     let kept = warden.store.read(|rows| rows.kept_objects())?;
@@ -122,9 +123,22 @@ pub(super) fn verify(warden: &Warden, monitor: &dyn Monitor) -> Result<Performed
         ))
         .remedy("restore the whole data directory from one backup"));
     }
+    every_erasure_has_its_tombstone(warden)?;
     Ok(Performed::new(&Verified { objects: report.root.objects, bytes: report.bytes })?
         .detail("vault_epoch", report.root.epoch)
         .detail("vault_root", hex(&report.root.hash)))
+}
+
+/// Lines that are missing at the end of the tombstones' file are missed here; the others its chain tells.
+fn every_erasure_has_its_tombstone(warden: &Warden) -> Result<()> {
+    let stones: HashSet<Id> = warden.vault.tombstones()?.iter().map(|stone| stone.erasure).collect();
+    let done = warden.store.read(|rows| rows.erasures(Some(ErasureState::Done)))?;
+    let missing =
+        done.iter().find(|erasure| !erasure.taken.documents.is_empty() && !stones.contains(&erasure.id));
+    missing.map_or(Ok(()), |erasure| {
+        Err(Error::integrity(format!("the tombstone of {} is missing from keys/tombstones", erasure.id))
+            .remedy("put the file back from the newest backup"))
+    })
 }
 
 /// Names by number.

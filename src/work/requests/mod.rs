@@ -3,10 +3,12 @@
 
 mod backups;
 mod data;
+mod erase;
 mod keys;
 mod models;
 mod people;
 mod prepare;
+pub(super) mod reached;
 mod records;
 mod runs;
 mod text;
@@ -25,12 +27,14 @@ pub(super) struct Performed {
     pub object: Option<Id>,
     /// Without names or text.
     pub detail: Vec<(&'static str, Value)>,
+    /// Whether the audit log has the outcome already.
+    pub logged: bool,
 }
 
 impl Performed {
     fn new<T: Serialize>(answer: &T) -> Result<Self> {
         let answer = serde_json::to_value(answer).context("writing an answer")?;
-        Ok(Self { answer, object: None, detail: Vec::new() })
+        Ok(Self { answer, object: None, detail: Vec::new(), logged: false })
     }
 
     fn made(mut self, object: Id) -> Self {
@@ -41,6 +45,19 @@ impl Performed {
     fn detail(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         self.detail.push((name, value.into()));
         self
+    }
+
+    fn logged(mut self) -> Self {
+        self.logged = true;
+        self
+    }
+}
+
+/// What the intent says of a request beside its name, without names or text.
+pub(super) fn about(warden: &Warden, request: &Request) -> Vec<(&'static str, Value)> {
+    match request {
+        Request::DataErase(wanted) | Request::DataErasePlan(wanted) => erase::about(warden, wanted),
+        _ => Vec::new(),
     }
 }
 
@@ -56,6 +73,11 @@ pub(super) fn perform(
         Request::DataLs { collection } => data::list(warden, collection.as_deref()),
         Request::DataQuarantine { collection } => data::quarantine(warden, collection.as_deref()),
         Request::DataVerify => data::verify(warden, monitor),
+        Request::DataErase(wanted) => erase::erase(warden, actor, wanted, monitor),
+        Request::DataErasePlan(wanted) => erase::plan(warden, wanted),
+        Request::DataCertificate { erasure, subject } => {
+            erase::certificate(warden, *erasure, subject.as_deref())
+        }
         Request::TokenizerTrain { .. } => tokenizers::train(warden, actor, &request, monitor),
         Request::TokenizerShow { tokenizer } => tokenizers::show(warden, *tokenizer),
         Request::ModelPretrain(pretrain) => runs::start(warden, actor, &request, pretrain, monitor),

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Performed, runs};
 use crate::{
     base::{Error, Id, IdKind, Monitor, Result, hex},
-    store::{Edge, Model, Relation, Rows, TokenizerRow},
+    store::{DocumentState, Edge, Model, Relation, Rows, TokenizerRow},
     work::{
         host::Leave,
         import::{ImportOutcome, ImportSpec},
@@ -50,6 +50,8 @@ pub(super) fn find(rows: &Rows<'_>, named: &str) -> Result<Model> {
 }
 
 pub(super) fn model_row(rows: &Rows<'_>, model: Model) -> Result<ModelRow> {
+    let run = model.run.map(|run| rows.run(run)).transpose()?.flatten();
+    let erased = run.map(|run| rows.erased_members(run.snapshot)).transpose()?.unwrap_or_default();
     Ok(ModelRow {
         id: model.id,
         name: model.name,
@@ -59,13 +61,17 @@ pub(super) fn model_row(rows: &Rows<'_>, model: Model) -> Result<ModelRow> {
         evaluation: runs::held_out(rows, model.id)?,
         purpose: serde_json::from_value(model.purpose).ok(),
         created_at_ms: model.created_at_ms,
+        erased: erased.len() as u64,
     })
 }
 
 /// What an identifier is called, for people who look at a tree of them.
 pub(super) fn label(rows: &Rows<'_>, id: Id) -> Result<Option<String>> {
     Ok(match id.kind() {
-        IdKind::Document => rows.document(id)?.map(|document| document.name),
+        IdKind::Document => rows.document(id)?.map(|document| match document.state {
+            DocumentState::Erased => "(erased)".to_owned(),
+            _ => document.name,
+        }),
         IdKind::Snapshot => rows.snapshot(id)?.map(|snapshot| {
             format!("{} documents, root {}", snapshot.documents, hex(&snapshot.merkle_root[..8]))
         }),

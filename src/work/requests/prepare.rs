@@ -15,7 +15,12 @@ use crate::{
     },
     store::{self, Edge, Relation, Run},
     work::{
-        host::Leave, jobs::Job, protocol::Task, request::Pretrain, requests::data::number_of, warden::Warden,
+        host::Leave,
+        jobs::Job,
+        protocol::Task,
+        request::Pretrain,
+        requests::{data::number_of, reached},
+        warden::Warden,
     },
 };
 
@@ -48,9 +53,16 @@ pub(super) fn all(job: &Job<'_>, pretrain: &Pretrain) -> Result<Prepared> {
 /// `Usage` where its snapshot has lost a document since.
 pub(super) fn of_run(warden: &Warden, run: &Run) -> Result<Prepared> {
     let documents = documents_of(warden, run.snapshot)?;
-    if let Some(gone) = documents.iter().find(|&&document| !warden.vault.contains(document)) {
-        return Err(Error::usage(format!("document {gone} of the run's snapshot was erased"))
-            .remedy("start a new run with `cloister model pretrain`: it takes a snapshot of what is there"));
+    let gone: Vec<Id> =
+        documents.iter().copied().filter(|&document| !warden.vault.contains(document)).collect();
+    if let Some(first) = gone.first() {
+        let reached = warden.store.read(|rows| reached::by(rows, &gone))?;
+        let anew = reached.into_iter().find(|reached| reached.id == run.id).and_then(|run| run.retrain);
+        let error = Error::usage(format!("document {first} of the run's snapshot was erased"));
+        return Err(match anew {
+            Some(command) => error.remedy(format!("a new run takes a snapshot of what is there: {command}")),
+            None => error.remedy("nothing is left in its collection to train on"),
+        });
     }
     let shards = warden.store.read(|rows| rows.shards(run.snapshot, run.tokenizer))?;
     Ok(Prepared {
@@ -141,15 +153,20 @@ fn known_tokenizer(warden: &Warden, id: Id) -> Result<Id> {
     found.map(|row| row.id).ok_or_else(|| no_tokenizer(id))
 }
 
-/// The newest tokenizer that was trained on this collection.
+/// The newest tokenizer that was trained on this collection, and on nothing that was erased since.
 fn newest_tokenizer(warden: &Warden, snapshot: Id) -> Result<Option<Id>> {
     warden.store.read(|rows| {
         let snapshots = rows.snapshots()?;
         let collection = snapshots.iter().find(|row| row.id == snapshot).map(|row| row.collection);
         let of_collection: HashSet<Id> =
             snapshots.iter().filter(|row| Some(row.collection) == collection).map(|row| row.id).collect();
-        let trained = |row: &store::TokenizerRow| row.snapshot.is_some_and(|id| of_collection.contains(&id));
-        Ok(rows.tokenizers()?.into_iter().rfind(trained).map(|row| row.id))
+        for row in rows.tokenizers()?.into_iter().rev() {
+            let Some(trained_on) = row.snapshot.filter(|id| of_collection.contains(id)) else { continue };
+            if rows.erased_members(trained_on)?.is_empty() {
+                return Ok(Some(row.id));
+            }
+        }
+        Ok(None)
     })
 }
 

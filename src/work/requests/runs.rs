@@ -269,6 +269,7 @@ pub(super) fn run_row(rows: &Rows<'_>, run: Run, names: &HashMap<i64, String>) -
         parameters: run.parameters,
         tokens_seen: run.tokens_seen,
         elapsed_s: run.elapsed_s,
+        erased: rows.erased_members(run.snapshot)?.len() as u64,
         model,
         evaluation,
     })

@@ -56,6 +56,7 @@ pub(super) fn row(
     names: &HashMap<i64, String>,
 ) -> Result<TokenizerRow> {
     let snapshot = row.snapshot.map(|id| rows.snapshot(id)).transpose()?.flatten();
+    let erased = row.snapshot.map(|id| rows.erased_members(id)).transpose()?.unwrap_or_default();
     let collection = snapshot.and_then(|snapshot| names.get(&snapshot.collection).cloned());
     Ok(TokenizerRow {
         id: row.id,
@@ -64,5 +65,6 @@ pub(super) fn row(
         vocab_size: row.vocab_size,
         bytes_per_token: row.bytes_per_token,
         created_at_ms: row.created_at_ms,
+        erased: erased.len() as u64,
     })
 }
