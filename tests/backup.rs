@@ -42,8 +42,9 @@ fn what_was_backed_up_outlives_the_machine() {
     let verify = ["backup", "verify", text(&disk), "--keys", text(&stick), "--public-key", text(&key)];
     let verified = site.json(&verify);
     assert_eq!(verified["backup"], second["id"]);
-    let restore = ["backup", "restore", text(&disk), "--keys", text(&stick)];
+    let restore = ["backup", "restore", text(&disk), "--keys", text(&stick), "--no-later-erasures"];
     let key_file = site.at("root.key");
+    site.run(&restore[..5]).refused(2, &["--tombstones", "--no-later-erasures"]);
     site.run(&[&restore[..], &["--key-file", text(&key_file)]].concat()).done();
     assert_eq!(site.json_lines(&["data", "ls"]), documents);
     site.run(&["data", "verify"]).done();
@@ -70,7 +71,7 @@ fn a_backup_that_is_not_what_was_signed_is_refused() {
     std::fs::write(&database, bytes).expect("altered");
     std::fs::rename(site.data(), site.at("old")).expect("moved away");
     site.run(&["backup", "verify", text(&disk)]).refused(4, &["cloister.db", id]);
-    let restore = ["backup", "restore", text(&disk), "--keys", text(&stick)];
+    let restore = ["backup", "restore", text(&disk), "--keys", text(&stick), "--no-later-erasures"];
     let key_file = site.at("root.key");
     let with_key = [&restore[..], &["--key-file", text(&key_file)]].concat();
     site.run(&with_key).refused(4, &["cloister.db", "backup verify"]);

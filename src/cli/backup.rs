@@ -53,9 +53,8 @@ pub enum Command {
         backup: Option<Id>,
         #[command(flatten)]
         keys: Keys,
-        /// The newest `keys/tombstones` that was kept: what it names is erased again [default: those of the backups here]
-        #[arg(long, value_name = "FILE")]
-        tombstones: Option<PathBuf>,
+        #[command(flatten)]
+        erasures: Erasures,
     },
     /// Remove old backups, their keys, and what only they hold
     Forget {
@@ -67,6 +66,18 @@ pub enum Command {
         #[command(flatten)]
         keys: Keys,
     },
+}
+
+/// What a backup holds may have been erased since: whoever restores must say.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct Erasures {
+    /// The newest `keys/tombstones` that was kept: what it names is erased again
+    #[arg(long, value_name = "FILE")]
+    tombstones: Option<PathBuf>,
+    /// Nothing was erased after the newest backup here; what its tombstones name is erased again
+    #[arg(long)]
+    no_later_erasures: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -81,8 +92,8 @@ pub fn run(command: Command, session: &Session) -> Result<()> {
         Command::Create { to, keys } => create(to, keys, session),
         Command::Ls { from } => list(from, session),
         Command::Verify { from, backup, keys, public_key } => verify(from, backup, keys, public_key, session),
-        Command::Restore { from, backup, keys, tombstones } => {
-            restore(&from, backup, &keys, tombstones.as_deref(), session)
+        Command::Restore { from, backup, keys, erasures } => {
+            restore(&from, backup, &keys, erasures.tombstones.as_deref(), session)
         }
         Command::Forget { from, keep, keys } => {
             let request =

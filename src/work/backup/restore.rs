@@ -140,7 +140,9 @@ impl Restoring<'_> {
         let warden = Warden::assemble(self.site, lock, vault)?;
         let entry =
             Entry::new(Actor::this_process().to_string(), Action::BackupRestore.as_str(), Outcome::Done);
-        warden.audit(entry.object(*backup).detail("vault_epoch", self.manifest.vault_epoch))?;
+        let entry = entry.object(*backup).detail("vault_epoch", self.manifest.vault_epoch);
+        // Without them, whoever restored said that nothing was erased since the newest backup.
+        warden.audit(entry.detail("tombstones_brought", self.tombstones.is_some()))?;
         warden.bear_witness()?;
         Ok(Restored {
             backup: *backup,
