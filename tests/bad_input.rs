@@ -223,7 +223,7 @@ fn two_processes_on_one_data_directory_do_not_meet() {
     });
     // Stopped, it cannot end while the second asks.
     let signal =
-        |name| assert!(Command::new("kill").args([name, &process]).status().expect("kill").success());
+        |name: &str| assert!(Command::new("kill").args([name, &process]).status().expect("kill").success());
     signal("-STOP");
     let second = site.run(&["data", "ls"]);
     signal("-CONT");
