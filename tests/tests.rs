@@ -11,3 +11,4 @@ mod keys;
 mod kills;
 mod long;
 mod road;
+mod sealed;

@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod client;
 mod documents;
+mod doors;
 mod frame;
 mod host;
 mod import;
@@ -18,6 +19,7 @@ mod protocol;
 mod reconcile;
 pub mod request;
 mod requests;
+mod sealed;
 mod warden;
 mod witness;
 pub mod worker;
@@ -26,6 +28,8 @@ pub mod worker;
 mod tests;
 
 pub use client::{Site, Unsealer};
+pub use doors::Doors;
 pub use policy::{Action, Actor, Caller, Role};
 pub use request::Request;
+pub use sealed::Sealed;
 pub use warden::{ServedModel, Warden};

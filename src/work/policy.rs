@@ -69,6 +69,8 @@ words! {
         KeyStatus = "key.status",
         KeyRotate = "key.rotate",
         KeyRekey = "key.rekey",
+        /// Ends what the daemon serves, and leaves it without any key.
+        Seal = "seal",
         UserManage = "user.manage",
         UserList = "user.ls",
         TokenManage = "token.manage",
@@ -109,6 +111,7 @@ const GRANTS: &[(Action, &[Role])] = &[
     (Action::KeyStatus, &[SecurityOfficer, Operator, Auditor]),
     (Action::KeyRotate, &[SecurityOfficer]),
     (Action::KeyRekey, &[SecurityOfficer]),
+    (Action::Seal, &[SecurityOfficer]),
     (Action::UserManage, &[SecurityOfficer]),
     (Action::UserList, &[SecurityOfficer, Auditor]),
     (Action::TokenManage, &[SecurityOfficer]),

@@ -76,6 +76,7 @@ pub(super) fn perform(
         Request::AuditProve { since } => records::audit_prove(warden, since),
         Request::KeyStatus => keys::status(warden),
         Request::KeyRotate => keys::rotate(warden),
+        Request::Seal => keys::seal(warden),
         Request::UserAdd { name, role } => people::add_user(warden, name, role),
         Request::UserLs => people::users(warden),
         Request::UserDisable { name } => people::disable_user(warden, name),
