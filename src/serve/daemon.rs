@@ -96,16 +96,16 @@ pub fn run(
     stop: &AtomicBool,
     tell: impl FnMut(News<'_>),
 ) -> Result<Ended> {
-    let (opened, sealed, doors) = match start {
+    let (beginning, doors) = match start {
         Start::Open(warden) => {
             let doors = warden.doors(options.listen)?;
-            (Some(warden), None, doors)
+            (Beginning::Open(warden), doors)
         }
         Start::Sealed(sealed) => {
             let doors = sealed.doors(options.listen)?;
-            (None, Some(sealed), doors)
+            (Beginning::Sealed(sealed), doors)
         }
-        Start::HandedOver(sealed, doors) => (None, Some(sealed), doors),
+        Start::HandedOver(sealed, doors) => (Beginning::Sealed(sealed), doors),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -113,7 +113,7 @@ pub fn run(
         .build()
         .context("starting the API's threads")?;
     let (unseal, unsealed) = mpsc::channel();
-    let front = Front { sealed, unseal, phase: Mutex::new(Phase::Opening) };
+    let front = Front { unseal, phase: Mutex::new(Phase::Opening) };
     let closed = AtomicBool::new(false);
     let served = std::thread::scope(|threads| {
         threads.spawn(|| {
@@ -122,7 +122,7 @@ pub fn run(
             });
         });
         let life = Life { front: &front, doors: &doors, options, runtime: &runtime, stop, closed: &closed };
-        let served = life.live(opened, unsealed, tell);
+        let served = life.live(beginning, unsealed, tell);
         closed.store(true, Ordering::Release);
         served
     });
@@ -132,6 +132,11 @@ pub fn run(
     service.note("serve.stop", doors.address())?;
     let seal = service.warden.is_sealing() && !stop.load(Ordering::Acquire);
     Ok(if seal { Ended::Sealed(doors) } else { Ended::Stopped })
+}
+
+enum Beginning {
+    Open(Arc<Warden>),
+    Sealed(Sealed),
 }
 
 /// One run of the daemon.
@@ -151,17 +156,16 @@ impl Life<'_> {
     /// Gives what served, to be ended; None where it was sealed to its end.
     fn live(
         &self,
-        opened: Option<Arc<Warden>>,
+        beginning: Beginning,
         unsealed: Receiver<Unsealed>,
         mut tell: impl FnMut(News<'_>),
     ) -> Result<Option<Service>> {
-        let (service, waiting) = match (opened, &self.front.sealed) {
-            (Some(warden), _) => (Service::prepare(warden, self.options)?, None),
-            (None, Some(sealed)) => match self.stay_sealed(sealed, &unsealed, &mut tell)? {
+        let (service, waiting) = match beginning {
+            Beginning::Open(warden) => (Service::prepare(warden, self.options)?, None),
+            Beginning::Sealed(sealed) => match self.stay_sealed(sealed, &unsealed, &mut tell)? {
                 Some((service, waiting)) => (service, Some(waiting)),
                 None => return Ok(None),
             },
-            (None, None) => return Ok(None),
         };
         let address = self.doors.address();
         service.note("serve.start", address)?;
@@ -184,7 +188,7 @@ impl Life<'_> {
     /// is wanting; None where it was told to stop before.
     fn stay_sealed(
         &self,
-        sealed: &Sealed,
+        sealed: Sealed,
         unsealed: &Receiver<Unsealed>,
         tell: &mut impl FnMut(News<'_>),
     ) -> Result<Option<(Service, Sender<Result<()>>)>> {
@@ -202,9 +206,10 @@ impl Life<'_> {
         let api = listen::serve(self.listener()?, tls, sealed::router(), limits, left, SEALED_GRACE);
         let api = self.runtime.spawn(api);
         let sealing = sealed.state()?;
-        self.front.enter(Phase::Sealed);
+        let sealed = Arc::new(sealed);
+        self.front.enter(Phase::Sealed(Arc::clone(&sealed)));
         tell(News::Sealed { address: self.doors.address(), sealing: &sealing });
-        let opened = self.open_when_unsealed(sealed, unsealed);
+        let opened = self.open_when_unsealed(&sealed, unsealed);
         if opened.is_none() {
             self.doors.close_api();
         }
@@ -216,7 +221,7 @@ impl Life<'_> {
 
     fn open_when_unsealed(
         &self,
-        sealed: &Sealed,
+        sealed: &Arc<Sealed>,
         unsealed: &Receiver<Unsealed>,
     ) -> Option<(Service, Sender<Result<()>>)> {
         while !self.stop.load(Ordering::Acquire) {
@@ -231,8 +236,7 @@ impl Life<'_> {
             match service {
                 Ok(service) => return Some((service, waiting)),
                 Err(error) => {
-                    tracing::error!(%error, "it was unsealed, and cannot be opened");
-                    self.front.enter(Phase::Sealed);
+                    self.front.enter(Phase::Sealed(Arc::clone(sealed)));
                     // Whoever unsealed it may have gone away meanwhile.
                     let _ = waiting.send(Err(error));
                 }
@@ -249,14 +253,12 @@ impl Life<'_> {
 
 /// Who answers at the admin socket.
 struct Front {
-    /// None in a daemon that began open.
-    sealed: Option<Sealed>,
     unseal: Sender<Unsealed>,
     phase: Mutex<Phase>,
 }
 
 enum Phase {
-    Sealed,
+    Sealed(Arc<Sealed>),
     /// On its way to serving, or to its end.
     Opening,
     Serving(Arc<Warden>, Bound),
@@ -279,7 +281,7 @@ impl Front {
             Question::State => {}
             Question::Unseal { kind, .. } => self.unseal(uid, kind, secret, monitor)?,
             Question::ForgetShares => {
-                if let Some(sealed) = &self.sealed {
+                if let Phase::Sealed(sealed) = &*self.phase() {
                     sealed.forget_shares(uid);
                 }
             }
@@ -288,21 +290,20 @@ impl Front {
     }
 
     fn state(&self) -> Result<DaemonState> {
-        match (&*self.phase(), &self.sealed) {
-            (Phase::Serving(_, bound), _) => Ok(DaemonState::Serving(bound.clone())),
-            (Phase::Sealed, Some(sealed)) => sealed.state().map(DaemonState::Sealed),
-            (Phase::Sealed | Phase::Opening, _) => Ok(DaemonState::Opening),
+        match &*self.phase() {
+            Phase::Sealed(sealed) => sealed.state().map(DaemonState::Sealed),
+            Phase::Opening => Ok(DaemonState::Opening),
+            Phase::Serving(_, bound) => Ok(DaemonState::Serving(bound.clone())),
         }
     }
 
     /// The warden, once there is one.
     fn warden(&self, monitor: &dyn Monitor) -> Result<Arc<Warden>> {
         loop {
-            if let Phase::Serving(warden, _) = &*self.phase() {
-                return Ok(Arc::clone(warden));
-            }
-            if let DaemonState::Sealed(sealing) = self.state()? {
-                return Err(sealing.refusal());
+            match &*self.phase() {
+                Phase::Sealed(sealed) => return Err(sealed.state()?.refusal()),
+                Phase::Opening => {}
+                Phase::Serving(warden, _) => return Ok(Arc::clone(warden)),
             }
             if monitor.stop_requested() {
                 return Err(Error::interrupted("stopped before the daemon was ready"));
@@ -313,8 +314,10 @@ impl Front {
 
     /// Where it is sealed no longer, somebody else was sooner, and the secret is let go of.
     fn unseal(&self, uid: u32, kind: SecretKind, secret: Secret, monitor: &dyn Monitor) -> Result<()> {
-        let is_sealed = matches!(*self.phase(), Phase::Sealed);
-        let Some(sealed) = self.sealed.as_ref().filter(|_| is_sealed) else { return Ok(()) };
+        let sealed = match &*self.phase() {
+            Phase::Sealed(sealed) => Arc::clone(sealed),
+            Phase::Opening | Phase::Serving(..) => return Ok(()),
+        };
         let Some(root) = sealed.bring(uid, kind, secret, monitor)? else { return Ok(()) };
         let (told, outcome) = mpsc::channel();
         // Where nobody takes it any more, or nobody says what came of it, the daemon was opened meanwhile or is on

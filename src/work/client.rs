@@ -3,6 +3,7 @@
 //! unsealing are asked of a daemon alone: there is nobody else who would be sealed.
 
 use std::{
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -66,7 +67,7 @@ pub fn state(data_dir: &Path) -> Result<Option<DaemonState>> {
 /// # Errors
 /// `Unavailable` where none does.
 pub fn state_of_daemon(data_dir: &Path) -> Result<DaemonState> {
-    read_state(admin::ask(daemon(data_dir)?, Question::State, None, &Silent)?)
+    state(data_dir)?.ok_or_else(|| no_daemon(data_dir))
 }
 
 /// Brings a secret to the daemon, and gives its state after that.
@@ -119,11 +120,13 @@ pub fn seal(data_dir: &Path, monitor: &dyn Monitor) -> Result<DaemonState> {
     }
 }
 
-fn daemon(data_dir: &Path) -> Result<std::os::unix::net::UnixStream> {
-    admin::connect(data_dir)?.ok_or_else(|| {
-        Error::unavailable(format!("no daemon runs on {}", data_dir.display()))
-            .remedy("start one with `cloister serve`, or name the right place with --data-dir")
-    })
+fn daemon(data_dir: &Path) -> Result<UnixStream> {
+    admin::connect(data_dir)?.ok_or_else(|| no_daemon(data_dir))
+}
+
+fn no_daemon(data_dir: &Path) -> Error {
+    Error::unavailable(format!("no daemon runs on {}", data_dir.display()))
+        .remedy("start one with `cloister serve`, or name the right place with --data-dir")
 }
 
 fn read_state(answer: Value) -> Result<DaemonState> {

@@ -113,7 +113,6 @@ impl Sealed {
             warden.audit(attempt.clone())?;
         }
         given.attempts.clear();
-        given.shares.clear();
         let untold = std::mem::take(&mut given.attempts_untold);
         if untold > 0 {
             let more = Entry::new("cloister", "unseal", Outcome::Failed).detail("attempts_untold", untold);
