@@ -69,7 +69,7 @@ fn every_command_shown_exists_with_its_flags() {
 
 /// Noun and verb, past the flags that stand before them.
 fn command_words(words: &[&str]) -> Vec<String> {
-    const LONE: [&str; 6] = ["quickstart", "init", "chat", "serve", "doctor", "help"];
+    const LONE: [&str; 8] = ["quickstart", "init", "unseal", "seal", "chat", "serve", "doctor", "help"];
     let mut rest = words;
     while rest.len() > 2 && rest[0].starts_with("--") {
         rest = &rest[if rest[0].contains('=') { 1 } else { 2 }..];

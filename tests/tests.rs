@@ -13,3 +13,4 @@ mod keys;
 mod kills;
 mod long;
 mod road;
+mod sealed;

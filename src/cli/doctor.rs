@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use serde::Serialize;
 
-use super::{screen::Screen, session::Session};
+use super::{screen::Screen, session::Session, settings::Settings};
 use crate::{
     base::{
         Error, Result,
@@ -18,6 +18,8 @@ use crate::{
     },
     tensor::DType,
     train::machine,
+    vault::Vault,
+    work::{client, request::DaemonState},
 };
 
 /// Below this a trial run of a few million parameters would start to swap.
@@ -55,6 +57,7 @@ pub fn run(_: Args, Session { settings, screen }: &Session) -> Result<()> {
         memory(&read("/proc/meminfo")),
         locked_memory(&read("/proc/self/limits")),
         filesystem(&settings.data_dir, &read("/proc/self/mounts")),
+        sealing(settings),
         cage(Walls::of_this_kernel()),
         device(settings.device),
         speed(&settings.device.open(threads).unwrap_or_else(|_| Device::cpu(threads))),
@@ -190,6 +193,42 @@ fn filesystem(data_dir: &Path, mounts: &str) -> Check {
     } else {
         good("data directory", found)
     }
+}
+
+/// Whether the data directory is open, or could be.
+fn sealing(settings: &Settings) -> Check {
+    let name = "sealing";
+    let unknown = |error: Error| {
+        let remedy = error.remedy_text().unwrap_or("look at the data directory's keys").to_owned();
+        lacking(name, State::Poor, format!("unknown: {error}"), &remedy)
+    };
+    match client::state(&settings.data_dir) {
+        Ok(Some(DaemonState::Sealed(sealing))) => {
+            let found = format!("a sealed daemon holds it, {sealing}");
+            lacking(name, State::Poor, found, "unseal it with `cloister unseal`")
+        }
+        Ok(Some(DaemonState::Opening)) => good(name, "unsealed; a daemon makes ready to serve"),
+        Ok(Some(DaemonState::Serving(bound))) => {
+            good(name, format!("unsealed; served at https://{}", bound.address))
+        }
+        Ok(None) if !Vault::exists(&settings.data_dir) => good(name, "nothing to unseal yet"),
+        Ok(None) => unserved(name, settings).unwrap_or_else(unknown),
+        Err(error) => unknown(error),
+    }
+}
+
+/// No daemon runs: what would unseal it, and whether that is here.
+fn unserved(name: &'static str, settings: &Settings) -> Result<Check> {
+    let unsealer = settings.unsealer.as_ref().map(Into::into);
+    let by: Vec<String> = Vault::unsealed_by(&settings.data_dir)?.iter().map(ToString::to_string).collect();
+    Ok(match Vault::out_of_reach(&settings.data_dir, unsealer.as_ref())? {
+        None => good(name, format!("no daemon runs; unsealed by {}", by.join(" or "))),
+        Some(why) => {
+            let remedy = "`cloister serve` starts sealed, and `cloister unseal` opens it; other commands take \
+                          --key-file, --passphrase-file or --share-file";
+            lacking(name, State::Poor, format!("sealed, and no daemon runs: {why}"), remedy)
+        }
+    })
 }
 
 /// What keeps a hostile document from doing anything but being read.

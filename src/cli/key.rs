@@ -60,7 +60,7 @@ pub fn run(command: Command, session: &Session) -> Result<()> {
     session.screen.show(&status, draw)
 }
 
-/// In this process alone: what unseals never travels over a socket.
+/// In this process alone: a root key is never replaced over a socket.
 fn rekey(new: NewUnsealer, session: &Session) -> Result<KeyStatus> {
     let warden = Warden::open(&session.settings.site())?;
     let files = new.new_key_file.map(Unsealer::KeyFile).into_iter();

@@ -20,11 +20,13 @@ mod model;
 mod progress;
 mod quickstart;
 mod screen;
+mod seal;
 mod selftest;
 mod serve;
 mod session;
 mod settings;
 mod signals;
+mod terminal;
 mod token;
 mod tokenizer;
 mod user;
@@ -34,10 +36,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{
-    base::{Error, Result},
-    seal,
-};
+use crate::base::{Error, Result};
 use screen::Screen;
 use session::Session;
 use settings::{GlobalArgs, Settings};
@@ -67,6 +66,10 @@ enum Command {
     /// Models: train, resume, look, let one write
     #[command(subcommand)]
     Model(model::Command),
+    /// Give a sealed daemon what it takes: a passphrase, a key file, one share
+    Unseal(seal::UnsealArgs),
+    /// Have the daemon end what it serves and forget every key
+    Seal(seal::SealArgs),
     /// Talk with a model on this terminal
     Chat(chat::Args),
     /// Serve the models to applications, over HTTPS, as the OpenAI clients expect
@@ -110,7 +113,7 @@ pub fn main() -> ExitCode {
     if let Some(ended) = worker::enter(std::env::args_os()) {
         return ended;
     }
-    match seal::forbid_core_dumps().and_then(|()| run(Cli::parse())) {
+    match crate::seal::forbid_core_dumps().and_then(|()| run(Cli::parse())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);
@@ -129,6 +132,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Data(command) => data::run(command, &session),
         Command::Tokenizer(command) => tokenizer::run(command, &session),
         Command::Model(command) => model::run(command, &session),
+        Command::Unseal(args) => seal::unseal(args, &session),
+        Command::Seal(args) => seal::seal(args, &session),
         Command::Chat(args) => chat::run(args, &session),
         Command::Serve(args) => serve::run(args, &session),
         Command::Feedback(command) => feedback::run(command, &session),

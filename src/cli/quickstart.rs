@@ -5,6 +5,7 @@
 use std::{
     fmt::Display,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
@@ -20,11 +21,15 @@ use crate::{
         units::{Bytes, Count},
     },
     corpus::sample,
+    serve::Start,
     train::{Purpose, RunConfig},
     vault::Vault,
-    work::request::{
-        Choice, Evaluation, Generate, Generated, Ingest, Ingested, ModelRow, NewToken, Pretrain, Request,
-        RunRow, Status, TokenSpec, TokenizerRow,
+    work::{
+        Warden,
+        request::{
+            Choice, Evaluation, Generate, Generated, Ingest, Ingested, ModelRow, NewToken, Pretrain, Request,
+            RunRow, Status, TokenSpec, TokenizerRow,
+        },
     },
 };
 
@@ -52,7 +57,7 @@ pub struct Args {
     #[arg(long)]
     allow_weak_sandbox: bool,
     #[command(flatten)]
-    serve: serve::Args,
+    serve: serve::ApiArgs,
 }
 
 pub fn run(args: Args, mut session: Session) -> Result<()> {
@@ -272,10 +277,11 @@ fn finish(screen: &Screen, model: &str, measured: &Evaluation) -> Result<()> {
     screen.line(model::held_out_line(measured))
 }
 
-fn serve_it(session: &Session, args: &serve::Args) -> Result<()> {
+fn serve_it(session: &Session, args: &serve::ApiArgs) -> Result<()> {
     let token: NewToken = session
         .ask(Request::TokenNew(TokenSpec { days: Some(TOKEN_DAYS), ..TokenSpec::of_role("service") }))?;
-    serve::until_stopped(args, session, |bound| {
+    let warden = Arc::new(Warden::open(&session.settings.site())?);
+    serve::until_stopped(Start::Open(warden), args, session, |bound| {
         let certificate = &bound.certificate_pem;
         let url = format!("https://{}", bound.address);
         let curl = curl_line(&url, certificate, &token.token, NAME);

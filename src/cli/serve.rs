@@ -1,21 +1,32 @@
 //! `cloister serve`: the daemon. It holds the data directory until it is told to stop, and finishes what is
-//! running before it does.
+//! running before it does. Where nothing unseals the directory it starts sealed, and waits for `cloister unseal`.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, process::Command, sync::Arc};
 
-use super::{session::Session, signals};
+use super::{screen::Screen, session::Session, settings::Settings, signals};
 use crate::{
     base::Result,
-    serve::{self, Allowance, Bound, Limits, ServeOptions},
-    work::Warden,
+    serve::{self, Allowance, Ended, Limits, News, ServeOptions, Start},
+    work::{Sealed, request::Bound},
 };
 
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:8443";
 
-// Flattened into the arguments of quickstart: both would be a group of the same name.
 #[derive(Debug, clap::Args)]
-#[group(skip)]
 pub struct Args {
+    /// Start sealed, though something could unseal it
+    #[arg(long)]
+    sealed: bool,
+    /// Go on behind the doors of the daemon that this process was
+    #[arg(long, hide = true, requires = "sealed")]
+    handed_over: bool,
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+/// How the API is served, by `serve` and at the end of `quickstart`.
+#[derive(Debug, clap::Args)]
+pub struct ApiArgs {
     /// Where to listen
     #[arg(long, value_name = "ADDRESS:PORT", env = "CLOISTER_LISTEN", default_value = LISTEN_DEFAULT)]
     pub listen: SocketAddr,
@@ -33,7 +44,7 @@ pub struct Args {
     pub answer_tokens_max: u64,
 }
 
-impl Args {
+impl ApiArgs {
     fn limits(&self) -> Limits {
         let each = Allowance {
             requests_a_minute: self.requests_a_minute,
@@ -43,30 +54,107 @@ impl Args {
         };
         Limits { each, ..Limits::default() }
     }
+
+    /// The command line that says the same.
+    fn repeat(&self, listen: SocketAddr, command: &mut Command) {
+        let Self { listen: _, requests_a_minute, tokens_a_minute, answers_at_once, answer_tokens_max } = self;
+        command.arg("--listen").arg(listen.to_string());
+        for (flag, value) in [
+            ("--requests-a-minute", requests_a_minute),
+            ("--tokens-a-minute", tokens_a_minute),
+            ("--answers-at-once", answers_at_once),
+            ("--answer-tokens-max", answer_tokens_max),
+        ] {
+            command.arg(flag).arg(value.to_string());
+        }
+    }
 }
 
 pub fn run(args: Args, session: &Session) -> Result<()> {
-    until_stopped(&args, session, |bound| {
-        session.screen.line(format_args!("serving      https://{}", bound.address))?;
-        session.screen.line(format_args!("models       {}", bound.models.join(", ")))?;
-        session.screen.line(format_args!("certificate  {}", bound.certificate_pem.display()))?;
-        session.screen.line(format_args!("fingerprint  SHA-256 {}", bound.fingerprint))
-    })
+    signals::listen();
+    let start = start(&args, session)?;
+    until_stopped(start, &args.api, session, |bound| draw(&session.screen, bound))
 }
 
-/// Serves until Ctrl-C or SIGTERM; `ready` is called once requests are taken.
-pub fn until_stopped(args: &Args, session: &Session, ready: impl FnOnce(&Bound) -> Result<()>) -> Result<()> {
-    let stop = signals::listen();
+/// Sealed where that was asked for, or where nothing at hand could unseal it; what is at hand and does not open it is
+/// an error.
+fn start(args: &Args, session: &Session) -> Result<Start> {
     let site = session.settings.site();
-    let warden = Arc::new(Warden::open(&site)?);
+    if args.handed_over {
+        let (sealed, doors) = Sealed::handed_over(&site)?;
+        return Ok(Start::HandedOver(sealed, doors));
+    }
+    let sealed = Sealed::hold(&site)?;
+    if args.sealed {
+        return Ok(Start::Sealed(sealed));
+    }
+    if let Some(why) = sealed.out_of_reach()? {
+        eprintln!("starting sealed: {why}");
+        return Ok(Start::Sealed(sealed));
+    }
+    Ok(Start::Open(Arc::new(sealed.open_with_what_is_at_hand()?)))
+}
+
+/// Serves until Ctrl-C or SIGTERM; `ready` is called once requests are taken. A daemon that is sealed becomes another
+/// process, and this does not return.
+pub fn until_stopped(
+    start: Start,
+    args: &ApiArgs,
+    Session { settings, screen }: &Session,
+    mut ready: impl FnMut(&Bound) -> Result<()>,
+) -> Result<()> {
+    let stop = signals::listen();
     let options = ServeOptions {
         listen: args.listen,
-        device: site.device,
-        threads: site.threads,
+        device: settings.device,
+        threads: settings.site().threads,
         limits: args.limits(),
         ..ServeOptions::default()
     };
     let mut announced = Ok(());
-    serve::run(warden, options, stop, |bound| announced = ready(bound))?;
-    announced
+    let ended = serve::run(start, &options, &stop, |news| {
+        announced = match news {
+            News::Serving(bound) => ready(bound),
+            News::Sealed { address, sealing } => screen
+                .line(format_args!("sealed       https://{address}"))
+                .and_then(|()| screen.line(format_args!("{sealing}; `cloister unseal` opens it"))),
+        };
+    })?;
+    match ended {
+        Ended::Stopped => announced,
+        Ended::Sealed(doors) => {
+            let mut next = next_life(settings);
+            args.repeat(doors.address(), &mut next);
+            Err(doors.hand_over(next))
+        }
+    }
+}
+
+/// This daemon again, with the same settings and sealed. What unseals it is left out: it is to be brought anew.
+fn next_life(settings: &Settings) -> Command {
+    let Settings { data_dir, json, device, threads, unsealer: _, log } = settings;
+    let mut next = Command::new(program());
+    next.arg("--data-dir").arg(data_dir).args(["--log", log, "--device", &device.to_string()]);
+    if let Some(threads) = threads {
+        next.args(["--threads", &threads.to_string()]);
+    }
+    if *json {
+        next.arg("--json");
+    }
+    next.args(["serve", "--sealed", "--handed-over"]);
+    next
+}
+
+/// The path that this program was started from, so that the process keeps its name; where another lies there by now,
+/// the one that runs.
+fn program() -> PathBuf {
+    let path = std::env::current_exe().ok().filter(|path| path.exists());
+    path.unwrap_or_else(|| "/proc/self/exe".into())
+}
+
+pub fn draw(screen: &Screen, bound: &Bound) -> Result<()> {
+    screen.line(format_args!("serving      https://{}", bound.address))?;
+    screen.line(format_args!("models       {}", bound.models.join(", ")))?;
+    screen.line(format_args!("certificate  {}", bound.certificate_pem.display()))?;
+    screen.line(format_args!("fingerprint  SHA-256 {}", bound.fingerprint))
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Key, WipedVec, wipe};
 use crate::base::{Error, Result};
 
-/// A passphrase or token in memory: wiped when it goes, never printed.
+/// A passphrase, share, key file or token in memory: wiped when it goes, never printed.
 pub struct Secret(WipedVec);
 
 impl Secret {
@@ -25,6 +25,12 @@ impl Secret {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl From<WipedVec> for Secret {
+    fn from(bytes: WipedVec) -> Self {
+        Self(bytes)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The whole daemon over a real installation and real TLS, with a model of random weights.
 
-use std::{io::Write, path::Path, sync::mpsc, time::Instant};
+use std::{io::Write, net::TcpListener, path::Path, time::Instant};
 
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use serde_json::{Value, json};
@@ -8,16 +8,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::{
-    base::{Error, Id, IdKind, Silent},
+    base::{Error, ErrorKind, Id, IdKind, Silent},
     corpus,
+    device::Device,
     improve::SignedReceipt,
     infer::testkit,
     model::{Config, Decoder, Options, weights},
     ops::Exec,
+    serve::{identity, models},
     store::{AnswerState, Model, ObjectState, TokenizerRow},
     tensor::DType,
+    vault,
     work::{
-        Request, Site, Unsealer,
+        Request, Site, Unsealer, client,
         request::{NewToken, TokenSpec},
     },
 };
@@ -108,10 +111,17 @@ fn token(warden: &Warden, role: &str) -> String {
 struct Running {
     bound: Bound,
     stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<Result<()>>,
+    thread: std::thread::JoinHandle<Result<Ended>>,
 }
 
 fn start(warden: &Arc<Warden>, options: ServeOptions) -> Running {
+    let (mut daemon, hear) = begin(Start::Open(Arc::clone(warden)), options);
+    daemon.bound = hear.recv().expect("it listens").expect("it serves");
+    daemon
+}
+
+/// A daemon, and what it has to tell: None where it is sealed.
+fn begin(start: Start, options: ServeOptions) -> (Running, Receiver<Option<Bound>>) {
     let options = ServeOptions {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         device: Choice::Cpu,
@@ -121,16 +131,29 @@ fn start(warden: &Arc<Warden>, options: ServeOptions) -> Running {
     let stop = Arc::new(AtomicBool::new(false));
     let (say, hear) = mpsc::channel();
     let thread = std::thread::spawn({
-        let (warden, stop) = (Arc::clone(warden), Arc::clone(&stop));
-        move || run(warden, options, stop, |bound| say.send(bound.clone()).expect("heard"))
+        let stop = Arc::clone(&stop);
+        move || {
+            run(start, &options, &stop, |news| {
+                let bound = if let News::Serving(bound) = news { Some(bound.clone()) } else { None };
+                say.send(bound).expect("heard");
+            })
+        }
     });
-    Running { bound: hear.recv().expect("it listens"), stop, thread }
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    let bound = Bound {
+        address: nowhere,
+        fingerprint: String::new(),
+        certificate_pem: "".into(),
+        models: Vec::new(),
+    };
+    (Running { bound, stop, thread }, hear)
 }
 
 impl Running {
     fn stop(self) {
         self.stop.store(true, Ordering::Release);
-        self.thread.join().expect("no panic").expect("it stops well");
+        let ended = self.thread.join().expect("no panic").expect("it stops well");
+        assert!(matches!(ended, Ended::Stopped));
     }
 
     async fn connect(&self) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
@@ -163,6 +186,15 @@ impl Running {
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
         (head[9..12].parse().expect("a status"), body.to_owned())
     }
+}
+
+/// What the audit log says was done, in its order.
+fn actions(data_dir: &Path) -> Vec<String> {
+    crate::auditlog::read(&data_dir.join("audit"), 0)
+        .expect("the log")
+        .map(|entry| entry.map(|(_, entry)| format!("{} {:?}", entry.action, entry.outcome)))
+        .collect::<Result<_>>()
+        .expect("entries")
 }
 
 /// Whether the intent of an answer is on record.
@@ -252,11 +284,7 @@ fn answers_over_tls_with_receipts_and_leaves_no_prompt_on_the_disk() {
         }
     });
     daemon.stop();
-    let actions: Vec<String> = crate::auditlog::read(&warden.data_dir().join("audit"), 0)
-        .expect("the log")
-        .map(|entry| entry.map(|(_, entry)| format!("{} {:?}", entry.action, entry.outcome)))
-        .collect::<Result<_>>()
-        .expect("entries");
+    let actions = actions(warden.data_dir());
     for action in [
         "serve.start Done",
         "answer.ask Intent",
@@ -351,7 +379,86 @@ fn an_address_that_is_taken_is_said_before_anything_starts() {
     let warden = install(directory.path());
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let options = ServeOptions { listen: taken.local_addr().expect("an address"), ..ServeOptions::default() };
-    let error: Error = run(warden, options, Arc::default(), |_| panic!("it cannot listen")).unwrap_err();
+    let ended = run(Start::Open(warden), &options, &AtomicBool::new(false), |_| panic!("it cannot listen"));
+    let error: Error = ended.map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("listening on 127.0.0.1"), "{error}");
     assert!(error.remedy_text().is_some_and(|remedy| remedy.contains("--listen")));
+}
+
+#[test]
+fn it_starts_sealed_serves_once_it_is_unsealed_and_is_sealed_again() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let data_dir = directory.path().join("data");
+    let site = Site { data_dir: data_dir.clone(), unsealer: None, device: Choice::Cpu, threads: Some(1) };
+    let passphrase = || Secret::new(b"correct horse battery".to_vec());
+    let unsealer = vault::Unsealer::Passphrase(passphrase());
+    let warden = Warden::init_under(&site, &unsealer).expect("an installation");
+    add_model(&warden, "rules", 3);
+    let user = token(&warden, "user");
+    drop(warden);
+
+    let sealed = Sealed::hold(&site).expect("held");
+    let (mut daemon, hear) = begin(Start::Sealed(sealed), ServeOptions::default());
+    assert!(hear.recv().expect("it listens").is_none(), "it begins sealed");
+    let error = client::run(&site, Request::Status, &Silent).expect_err("sealed");
+    assert_eq!(error.kind(), ErrorKind::Sealed);
+    assert!(error.remedy_text().is_some_and(|remedy| remedy.contains("cloister unseal")), "{error}");
+    assert_eq!(
+        Warden::open(&site).map(|_| ()).expect_err("held by a sealed daemon").kind(),
+        ErrorKind::Sealed
+    );
+    let bring = |secret: &Secret| client::unseal(&data_dir, SecretKind::Passphrase, secret, &Silent);
+    let error = bring(&Secret::new(b"incorrect horse".to_vec())).expect_err("wrong");
+    assert_eq!(error.kind(), ErrorKind::Sealed);
+    assert!(!error.to_string().contains("incorrect horse"), "{error}");
+    let state = client::state(&data_dir).expect("answers").expect("runs");
+    assert!(matches!(state, DaemonState::Sealed(_)), "{state:?}");
+
+    let DaemonState::Serving(bound) = bring(&passphrase()).expect("right") else { panic!("it serves") };
+    assert_eq!(hear.recv().expect("it serves").as_ref(), Some(&bound));
+    assert_eq!(bound.models, ["rules"]);
+    daemon.bound = bound.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let body = json!({"model": "rules", "prompt": "a", "max_tokens": 4, "ignore_eos": true});
+    assert_eq!(runtime.block_on(daemon.ask("POST", "/v1/completions", &user, &body)).0, 200);
+    client::run(&site, Request::Status, &Silent).expect("open");
+    let unneeded = bring(&Secret::new(b"whatever it is".to_vec())).expect("it is open");
+    assert_eq!(unneeded, DaemonState::Serving(bound.clone()));
+
+    client::run(&site, Request::Seal, &Silent).expect("told");
+    let ended = daemon.thread.join().expect("no panic").expect("it ends well");
+    let Ended::Sealed(doors) = ended else { panic!("it is sealed") };
+    assert_eq!(doors.address(), bound.address);
+    drop(doors);
+    let done = actions(&data_dir);
+    let wanted = [
+        "unseal Failed",
+        "unseal Done",
+        "serve.start Done",
+        "answer.ask Done",
+        "seal Intent",
+        "seal Done",
+        "serve.stop Done",
+    ];
+    let places: Vec<usize> = wanted
+        .iter()
+        .map(|wanted| {
+            done.iter().position(|action| action == wanted).unwrap_or_else(|| panic!("{wanted}: {done:?}"))
+        })
+        .collect();
+    assert!(places.is_sorted(), "{done:?}");
+}
+
+#[test]
+fn a_sealed_daemon_stops_when_it_is_told_to() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let warden = install(directory.path());
+    identity(&warden).expect("an identity");
+    let data_dir = warden.data_dir().to_owned();
+    drop(warden);
+    let site = Site { data_dir, unsealer: None, device: Choice::Cpu, threads: Some(1) };
+    let (daemon, hear) = begin(Start::Sealed(Sealed::hold(&site).expect("held")), ServeOptions::default());
+    assert!(hear.recv().expect("it listens").is_none());
+    daemon.stop();
+    Warden::open(&site).expect("let go of");
 }

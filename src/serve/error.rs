@@ -165,6 +165,12 @@ impl ApiError {
             .retry_after(5)
     }
 
+    /// Nobody can say when people come who unseal it.
+    pub fn sealed() -> Self {
+        let message = "The server is sealed: its administrator has to unseal it before it answers.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).with_code("sealed").retry_after(30)
+    }
+
     /// The audit log or the database refused a record: without it nothing is served.
     pub fn unrecorded(error: &Error) -> Self {
         tracing::error!(%error, "a record could not be written: refusing to serve");

@@ -25,7 +25,7 @@ use crate::{
 
 /// The process lives and answers.
 pub fn healthz(_: &Api) -> Response {
-    Json(json!({"status": "ok"})).into_response()
+    Json(json!({"status": "ok", "sealed": false})).into_response()
 }
 
 /// A request for text would be answered now.

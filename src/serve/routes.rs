@@ -216,7 +216,7 @@ async fn wrong_method(method: Method, request: Request) -> Response {
 }
 
 /// Nothing here belongs into a cache, nor is it to be taken for something else than it says.
-fn private(mut response: Response<Body>) -> Response {
+pub(super) fn private(mut response: Response<Body>) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

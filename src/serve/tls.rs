@@ -1,12 +1,13 @@
 //! The appliance's own TLS identity: a self-signed certificate that lies in the clear beside its sealed key. TLS 1.3
-//! only. Clients trust the certificate file, or compare its fingerprint.
+//! only. Clients trust the certificate file, or compare its fingerprint. While the appliance is sealed nobody has that
+//! key: it speaks under a certificate of the moment, which nobody trusts and which says that it is sealed.
 
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
+use rcgen::{Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject},
@@ -61,29 +62,48 @@ impl Identity {
             .context("opening the TLS key")
             .map_err(broken)?;
         let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(private.to_vec()));
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .context("setting TLS up")?
-            .with_no_client_auth()
-            .with_single_cert(vec![self.certificate.clone()], private)
-            .context("taking the TLS key")
-            .map_err(|error| broken(error.with_kind(ErrorKind::Integrity)))?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
+        config(self.certificate.clone(), private).map_err(broken)
     }
+}
+
+/// What rustls serves with while the identity is sealed: a certificate that is made now and lies in memory alone.
+pub fn throwaway() -> Result<Arc<ServerConfig>> {
+    let pair = KeyPair::generate().context("making a TLS key")?;
+    let certificate = certificate(&pair, "cloister (sealed)")?;
+    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pair.serialize_der()));
+    config(certificate.der().clone(), private)
+}
+
+fn config(
+    certificate: CertificateDer<'static>,
+    private: PrivateKeyDer<'static>,
+) -> Result<Arc<ServerConfig>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .context("setting TLS up")?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], private)
+        .context("taking the TLS key")
+        .map_err(|error| error.with_kind(ErrorKind::Integrity))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
 }
 
 fn make(certificate_pem: &Path, key_path: &Path, key: &Key) -> Result<()> {
     let pair = KeyPair::generate().context("making a TLS key")?;
-    let mut parameters = CertificateParams::new(names()).context("naming the TLS certificate")?;
-    parameters.distinguished_name.push(DnType::CommonName, "cloister");
-    parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    let certificate = parameters.self_signed(&pair).context("signing the TLS certificate")?;
+    let certificate = certificate(&pair, "cloister")?;
     let sealed = seal::seal_blob(key, &aad(certificate.der()), &pair.serialize_der())?;
     write_atomic(key_path, &sealed)?;
     write_atomic(certificate_pem, certificate.pem().as_bytes())
+}
+
+fn certificate(pair: &KeyPair, name: &str) -> Result<Certificate> {
+    let mut parameters = CertificateParams::new(names()).context("naming the TLS certificate")?;
+    parameters.distinguished_name.push(DnType::CommonName, name);
+    parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    parameters.self_signed(pair).context("signing the TLS certificate")
 }
 
 /// What a client may call this machine.

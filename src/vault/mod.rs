@@ -13,6 +13,7 @@ mod reader;
 mod ring_file;
 mod root;
 mod rotate;
+pub mod secret_file;
 mod store;
 mod sweep;
 mod tombstone;

@@ -2,37 +2,36 @@
 //! root key per unsealer; a further kind of unsealer (a TPM) is a further kind of wrap of the same key.
 
 use std::{
+    borrow::Borrow,
     fs,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use base64ct::{Base64, Encoding};
 use serde::{Deserialize, Serialize};
 
-use super::keyring::{unwrap, wrap};
+use super::{
+    keyring::{unwrap, wrap},
+    secret_file,
+};
 use crate::{
-    base::{Context, Error, Id, IdKind, Result, fs::write_atomic},
+    base::{Context, Error, ErrorKind, Id, IdKind, Result, fs::write_atomic},
     seal::{
-        Key, PassphraseParams, SET_BYTES, Secret, Share, ShareSet, WipedVec, hmac, join_shares, new_id,
-        random_bytes, verify_hmac, wipe,
+        Key, PassphraseParams, SET_BYTES, Secret, Share, ShareSet, hmac, join_shares, new_id, random_bytes,
+        verify_hmac,
     },
 };
 
 const FORMAT: &str = "cloister root key v1";
-const KEY_FILE_MARK: &str = "CLOISTER-KEY-1:";
-/// A file of any other kind serves as a key file too, if it can hold a key's worth of randomness.
-const KEY_FILE_BYTES_MIN: usize = 32;
-const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
 const PASSPHRASE_BYTES_MIN: usize = 8;
-const PASSPHRASE_BYTES_MAX: u64 = 4 << 10;
 
 /// What opens the root key.
 #[derive(Debug)]
 pub enum Unsealer {
     /// A file that holds a key; made if it is not there when the vault is made.
     KeyFile(PathBuf),
+    /// What a key file holds, brought by somebody who can read it.
+    Key(Secret),
     /// A file whose first line is a passphrase.
     PassphraseFile(PathBuf),
     Passphrase(Secret),
@@ -157,26 +156,51 @@ impl RootKey {
         Ok(root)
     }
 
+    /// Why what `unsealer` names cannot be read here; None where it can, whether or not it is the right one. With
+    /// no unsealer, the question is of the key file whose place is remembered.
+    pub(super) fn out_of_reach(path: &Path, unsealer: Option<&Unsealer>) -> Result<Option<Error>> {
+        let files = match unsealer {
+            None => match RootFile::read(path)?.remembered_key_file() {
+                Ok(path) => vec![path],
+                Err(none) if none.kind() == ErrorKind::Sealed => return Ok(Some(none)),
+                Err(error) => return Err(error),
+            },
+            Some(Unsealer::KeyFile(path) | Unsealer::PassphraseFile(path)) => vec![path.clone()],
+            Some(Unsealer::ShareFiles(paths)) => paths.clone(),
+            Some(Unsealer::Key(_) | Unsealer::Passphrase(_) | Unsealer::Shares { .. }) => Vec::new(),
+        };
+        let unreadable = |path: &PathBuf| {
+            let error = fs::File::open(path).err()?;
+            Some(Error::sealed(format!("{} cannot be read: {error}", path.display())))
+        };
+        Ok(files.iter().find_map(unreadable))
+    }
+
     fn wrap_by(&self, unsealer: &Unsealer) -> Result<Wrap> {
         match unsealer {
             Unsealer::KeyFile(path) => {
                 if !path.exists() {
-                    make_key_file(path, self.install)?;
+                    secret_file::make_key_file(path, self.install)?;
                 }
-                let key = read_key_file(path)?;
+                let named = format!("the key file {}", path.display());
+                let key = secret_file::key_of(&secret_file::read_key_file(path)?, &named)?;
                 let path = fs::canonicalize(path).with_context(|| format!("finding {}", path.display()))?;
                 let wrapped = wrap(&key, &self.aad("key file"), &self.key)?;
                 Ok(Wrap::KeyFile { path, wrapped: Base64::encode_string(&wrapped) })
             }
-            Unsealer::PassphraseFile(path) => self.wrap_by_passphrase(&read_passphrase(path)?),
+            Unsealer::PassphraseFile(path) => {
+                self.wrap_by_passphrase(&secret_file::read_line(path, "passphrase file")?)
+            }
             Unsealer::Passphrase(passphrase) => self.wrap_by_passphrase(passphrase),
             Unsealer::Shares { set, key } => Ok(Wrap::Shares {
                 set: Base64::encode_string(&set.set),
                 threshold: set.threshold,
                 wrapped: Base64::encode_string(&wrap(key, &self.aad("shares"), &self.key)?),
             }),
-            Unsealer::ShareFiles(_) => Err(Error::usage("shares are made here, and not brought along")
-                .remedy("give --shares N and --threshold T; the shares are shown once")),
+            Unsealer::Key(_) | Unsealer::ShareFiles(_) => {
+                Err(Error::usage("keys and shares are made here, and not brought along")
+                    .remedy("give --key-file F, or --shares N and --threshold T; the shares are shown once"))
+            }
         }
     }
 
@@ -274,12 +298,18 @@ impl RootFile {
 
     fn unwrap_with(&self, unsealer: &Unsealer) -> Result<Key> {
         match unsealer {
-            Unsealer::KeyFile(path) => self.unwrap_with_key_file(path),
-            Unsealer::PassphraseFile(path) => self.unwrap_with_passphrase(&read_passphrase(path)?),
+            Unsealer::KeyFile(path) => {
+                let named = format!("the key file {}", path.display());
+                self.unwrap_with_key_file(&named, || secret_file::read_key_file(path))
+            }
+            Unsealer::Key(bytes) => self.unwrap_with_key_file("this key file", || Ok(bytes)),
+            Unsealer::PassphraseFile(path) => {
+                self.unwrap_with_passphrase(&secret_file::read_line(path, "passphrase file")?)
+            }
             Unsealer::Passphrase(passphrase) => self.unwrap_with_passphrase(passphrase),
             Unsealer::Shares { set, key } => self.unwrap_with_shares(set, key),
             Unsealer::ShareFiles(paths) => {
-                let shares = paths.iter().map(|path| read_share(path)).collect::<Result<Vec<_>>>()?;
+                let shares = paths.iter().map(|path| read_share(path)).collect::<Result<Vec<Share>>>()?;
                 let key = join_shares(&shares)?;
                 self.unwrap_with_shares(&shares[0].set(), &key)
             }
@@ -307,7 +337,11 @@ impl RootFile {
         ))
     }
 
-    fn unwrap_with_key_file(&self, path: &Path) -> Result<Key> {
+    fn unwrap_with_key_file<S: Borrow<Secret>>(
+        &self,
+        named: &str,
+        read: impl FnOnce() -> Result<S>,
+    ) -> Result<Key> {
         let wraps: Vec<_> = self
             .unsealers
             .iter()
@@ -319,20 +353,20 @@ impl RootFile {
         if wraps.is_empty() {
             return Err(self.without("key file")?);
         }
-        let key = read_key_file(path)?;
+        let bytes = read()?;
+        let key = secret_file::key_of(bytes.borrow(), named)?;
         for wrapped in wraps {
             if let Ok(root) = unwrap(&key, &wrap_aad(self.install, "key file"), &decode(wrapped)?) {
                 return Ok(root);
             }
         }
-        let whose = key_file_install(path).filter(|&install| install != self.install);
+        let whose = secret_file::install_of(bytes.borrow()).filter(|&install| install != self.install);
         Err(match whose {
             Some(other) => Error::sealed(format!(
-                "the key file {} was made for installation {other}; this data directory is {}",
-                path.display(),
+                "{named} was made for installation {other}; this data directory is {}",
                 self.install
             )),
-            None => Error::sealed(format!("the key file {} does not open this vault", path.display())),
+            None => Error::sealed(format!("{named} does not open this vault")),
         }
         .remedy(
             "name the right key file with CLOISTER_KEY_FILE, or the right data directory with --data-dir",
@@ -373,99 +407,8 @@ fn decode(text: &str) -> Result<Vec<u8>> {
     Base64::decode_vec(text).map_err(|error| Error::integrity(format!("the root file is damaged: {error}")))
 }
 
-/// Makes a key file that says what it is and whose.
-fn make_key_file(path: &Path, install: Id) -> Result<()> {
-    let mut random = random_bytes::<32>()?;
-    let mut key = WipedVec::zeroed(64);
-    let text = Base64::encode(&random, &mut key).map_err(|_| Error::failed("encoding a key"))?;
-    let write = || -> std::io::Result<()> {
-        let mut options = fs::OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
-        write!(
-            file,
-            "# Cloister key file. Whoever has it and the data directory can read everything in it.\n\
-             # Keep it apart from the data directory and its backups, and keep a second copy of it safe.\n\
-             # installation: {install}\n{KEY_FILE_MARK}{text}\n"
-        )?;
-        file.sync_all()
-    };
-    let written = write().with_context(|| format!("making the key file {}", path.display()));
-    wipe(&mut random);
-    written.and_then(|()| crate::base::fs::sync_parent(path))
-}
-
-fn read_key_file(path: &Path) -> Result<Key> {
-    let bytes = read_secret(path, "key file", KEY_FILE_BYTES_MAX)?;
-    let marked = std::str::from_utf8(&bytes)
-        .ok()
-        .and_then(|text| text.lines().find_map(|line| line.trim().strip_prefix(KEY_FILE_MARK)));
-    if let Some(text) = marked {
-        let mut key = [0; 32];
-        let decoded = Base64::decode(text, &mut key).map(<[u8]>::len);
-        let made = match decoded {
-            Ok(32) => Key::from_bytes(&key),
-            _ => Err(Error::sealed(format!("the key file {} is damaged", path.display()))),
-        };
-        wipe(&mut key);
-        return made;
-    }
-    if bytes.len() < KEY_FILE_BYTES_MIN {
-        return Err(Error::usage(format!(
-            "{} has {} bytes: too few for a key file, which needs {KEY_FILE_BYTES_MIN} random ones",
-            path.display(),
-            bytes.len()
-        ))
-        .remedy("name a file that does not exist yet, and `cloister init` makes it"));
-    }
-    // A file that something else made, a hardware token's for one: its bytes are the secret, whole.
-    let mut digest = crate::seal::sha256(&bytes);
-    let key = Key::from_bytes(&digest)?.derive("foreign key file", b"");
-    wipe(&mut digest);
-    key
-}
-
-/// The installation that a key file of ours says it was made for.
-fn key_file_install(path: &Path) -> Option<Id> {
-    let bytes = read_secret(path, "key file", KEY_FILE_BYTES_MAX).ok()?;
-    let text = std::str::from_utf8(&bytes).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("# installation: ")?.trim().parse().ok())
-}
-
-/// The first line of the file, without its line end.
-fn read_passphrase(path: &Path) -> Result<Secret> {
-    read_line(path, "passphrase file")
-}
-
-fn read_line(path: &Path, what: &str) -> Result<Secret> {
-    let bytes = read_secret(path, what, PASSPHRASE_BYTES_MAX)?;
-    let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    Ok(Secret::new(line.to_vec()))
-}
-
 /// The share on the first line of the file.
 fn read_share(path: &Path) -> Result<Share> {
-    let line = read_line(path, "share file")?;
+    let line = secret_file::read_line(path, "share file")?;
     Share::parse(line.danger_expose()).with_context(|| format!("reading the share in {}", path.display()))
-}
-
-fn read_secret(path: &Path, what: &str, bytes_max: u64) -> Result<WipedVec> {
-    use std::io::Read;
-    let named = || format!("reading the {what} {}", path.display());
-    let sealed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::sealed(format!("the {what} {} is not there", path.display()))
-            .remedy("bring it back (mount the medium it lies on), or set CLOISTER_KEY_FILE to its place"),
-        _ => super::object::cause(error).context(named()),
-    };
-    let file = fs::File::open(path).map_err(sealed)?;
-    let mut bytes = Vec::with_capacity(bytes_max as usize + 1);
-    file.take(bytes_max + 1).read_to_end(&mut bytes).with_context(named)?;
-    let bytes = WipedVec::from(bytes);
-    if bytes.len() as u64 > bytes_max {
-        return Err(Error::usage(format!(
-            "{} is longer than {bytes_max} bytes: it is no {what}",
-            path.display()
-        )));
-    }
-    Ok(bytes)
 }

@@ -116,6 +116,11 @@ impl Vault {
         RootKey::unseal(&root_path(data_dir), unsealer)
     }
 
+    /// Why what `unsealer` names, or the key file that is remembered, cannot be read here; None where it can.
+    pub fn out_of_reach(data_dir: &Path, unsealer: Option<&Unsealer>) -> Result<Option<Error>> {
+        RootKey::out_of_reach(&root_path(data_dir), unsealer)
+    }
+
     /// What unseals the vault in `data_dir`, in the order in which it was named.
     pub fn unsealed_by(data_dir: &Path) -> Result<Vec<UnsealedBy>> {
         RootKey::unsealed_by(&root_path(data_dir))

@@ -649,6 +649,12 @@ fn a_key_file_is_remembered_moved_and_missed() {
     let moved = site.directory.path().join("moved.key");
     fs::rename(&place, &moved).expect("move");
     refused(Vault::unseal(&site.data(), None), ErrorKind::Sealed, "is not there");
+    let out_of_reach = |unsealer| Vault::out_of_reach(&site.data(), unsealer).expect("reads");
+    let why = out_of_reach(None).expect("moved away");
+    assert!(why.kind() == ErrorKind::Sealed && why.to_string().contains("cannot be read"), "{why}");
+    assert!(out_of_reach(Some(&Unsealer::KeyFile(moved.clone()))).is_none());
+    let content = Secret::new(fs::read(&moved).expect("key file"));
+    Vault::unseal(&site.data(), Some(&Unsealer::Key(content))).expect("what it holds, wherever it lay");
     Vault::unseal(&site.data(), Some(&Unsealer::KeyFile(moved.clone()))).expect("moved");
     // The comments are not the key.
     fs::write(&moved, text.lines().last().expect("key line")).expect("write");

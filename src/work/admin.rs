@@ -1,13 +1,14 @@
 //! The admin socket: what a command asks of the daemon that holds the data directory. One connection carries
 //! one question; the answer comes after any number of progress lines, notes and pieces of text, one JSON
 //! document a line. Who may connect is settled twice: the socket lies in a directory that its owner alone may
-//! enter, and the kernel says who connects. A connection that ends before its answer asks the work to stop.
+//! enter, and the kernel says who connects. A connection that ends before its answer asks the work to stop. A secret
+//! comes as it is, once the daemon is ready to take it into memory that is wiped: it is part of no message.
 
 use std::{
     fs::{DirBuilder, File},
     io::{BufRead, BufReader, ErrorKind, Read, Write},
     os::{
-        fd::AsRawFd,
+        fd::{AsFd, AsRawFd, BorrowedFd},
         unix::{
             fs::DirBuilderExt,
             net::{UnixListener, UnixStream},
@@ -18,18 +19,25 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::request::Request;
-use crate::base::{Context, Error, Monitor, Progress, Result};
+use super::request::Question;
+use crate::{
+    base::{Context, Error, Monitor, Progress, Result},
+    seal::{Secret, WipedVec},
+};
 
 const SOCKET: &str = "admin.sock";
 /// A question is a command's arguments: paths, a prompt, a run file.
 const QUESTION_BYTES_MAX: u64 = 16 << 20;
+/// The longest secret is a key file.
+const SECRET_BYTES_MAX: u32 = 64 << 10;
+/// From the moment that the daemon is ready for it.
+const SECRET_WITHIN: Duration = Duration::from_secs(10);
 /// How soon a stop is noticed by either end.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -40,7 +48,7 @@ enum Ask {
     Question {
         /// Of the asking binary: the two ends must read the same types.
         version: String,
-        request: Box<Request>,
+        question: Question,
     },
     Stop,
 }
@@ -49,6 +57,8 @@ enum Ask {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Tell {
+    /// For the secret that the question announced.
+    Ready,
     Progress(Progress),
     Note(String),
     Text(String),
@@ -71,15 +81,23 @@ fn short_path(directory: &File) -> PathBuf {
     format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()).into()
 }
 
-/// Asks a question and relays what comes before its answer.
-pub fn ask(stream: UnixStream, request: Request, monitor: &dyn Monitor) -> Result<Value> {
-    let question = Ask::Question { version: env!("CARGO_PKG_VERSION").into(), request: Box::new(request) };
-    send(&stream, &question)?;
+/// Asks a question, with the secret that it announces, and relays what comes before its answer.
+pub fn ask(
+    stream: UnixStream,
+    question: Question,
+    secret: Option<&Secret>,
+    monitor: &dyn Monitor,
+) -> Result<Value> {
+    send(&stream, &Ask::Question { version: env!("CARGO_PKG_VERSION").into(), question })?;
     stream.set_read_timeout(Some(TICK)).context("waiting for the daemon")?;
     let mut lines = Lines::new(&stream, u64::MAX);
     let mut asked_to_stop = false;
     loop {
         match lines.next()? {
+            Received::Line(Tell::Ready) => {
+                let secret = secret.map_or(&[][..], Secret::danger_expose);
+                (&stream).write_all(secret).context("writing to the admin socket")?;
+            }
             Received::Line(Tell::Progress(progress)) => monitor.progress(&progress),
             Received::Line(Tell::Note(message)) => monitor.note(&message),
             Received::Line(Tell::Text(piece)) => monitor.text(&piece),
@@ -95,47 +113,70 @@ pub fn ask(stream: UnixStream, request: Request, monitor: &dyn Monitor) -> Resul
     }
 }
 
-/// Answers a question from the user with this number: the warden's own `execute`.
-pub type Execute<'a> = dyn Fn(u32, Request, &dyn Monitor) -> Result<Value> + Sync + 'a;
+/// Answers a question from the user with this number, and takes the secret that came with it.
+pub type Answer<'a> = dyn Fn(u32, Question, Secret, &dyn Monitor) -> Result<Value> + Sync + 'a;
 
-/// Answers until told to stop; work that is asked for is told to stop then too.
-pub fn serve(data_dir: &Path, stop: &AtomicBool, execute: &Execute<'_>) -> Result<()> {
-    let listener = listen(data_dir)?;
-    std::thread::scope(|connections| {
-        while !stop.load(Ordering::Relaxed) {
-            match listener.accept() {
-                Ok((stream, _)) => {
-                    connections.spawn(move || {
-                        if let Err(error) = answer_one(&stream, stop, execute) {
-                            tracing::debug!("admin socket: {error}");
-                        }
-                    });
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(TICK),
-                Err(error) => {
-                    tracing::warn!("admin socket: {error}");
-                    std::thread::sleep(TICK);
+/// The admin socket, as the daemon has it. Its name goes when this does.
+pub struct Listener {
+    listener: UnixListener,
+    name: PathBuf,
+}
+
+impl Listener {
+    /// Takes the name over from a daemon that was killed: whoever holds the lock owns it.
+    pub(super) fn bind(data_dir: &Path) -> Result<Self> {
+        let run = data_dir.join("run");
+        DirBuilder::new().recursive(true).mode(0o700).create(&run).context("making the run directory")?;
+        let directory = File::open(&run).context("opening the run directory")?;
+        let name = run.join(SOCKET);
+        let _ = std::fs::remove_file(&name);
+        let listener = UnixListener::bind(short_path(&directory)).context("listening on the admin socket")?;
+        listener.set_nonblocking(true).context("listening on the admin socket")?;
+        Ok(Self { listener, name })
+    }
+
+    /// That of an earlier life of this process.
+    pub(super) fn handed_over(listener: UnixListener, data_dir: &Path) -> Self {
+        Self { listener, name: data_dir.join("run").join(SOCKET) }
+    }
+
+    /// Answers until told to stop; work that is asked for is told to stop then too.
+    pub fn serve(&self, stop: &AtomicBool, answer: &Answer<'_>) {
+        std::thread::scope(|connections| {
+            while !stop.load(Ordering::Relaxed) {
+                match self.listener.accept() {
+                    Ok((stream, _)) => {
+                        connections.spawn(move || {
+                            if let Err(error) = answer_one(&stream, stop, answer) {
+                                tracing::debug!("admin socket: {error}");
+                            }
+                        });
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(TICK),
+                    Err(error) => {
+                        tracing::warn!("admin socket: {error}");
+                        std::thread::sleep(TICK);
+                    }
                 }
             }
-        }
-    });
-    // The name goes with the daemon; a stale one would only cost the next client a refused connection.
-    let _ = std::fs::remove_file(data_dir.join("run").join(SOCKET));
-    Ok(())
+        });
+    }
 }
 
-fn listen(data_dir: &Path) -> Result<UnixListener> {
-    let run = data_dir.join("run");
-    DirBuilder::new().recursive(true).mode(0o700).create(&run).context("making the run directory")?;
-    let directory = File::open(&run).context("opening the run directory")?;
-    // Left by a daemon that was killed: whoever holds the lock owns the name.
-    let _ = std::fs::remove_file(run.join(SOCKET));
-    let listener = UnixListener::bind(short_path(&directory)).context("listening on the admin socket")?;
-    listener.set_nonblocking(true).context("listening on the admin socket")?;
-    Ok(listener)
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
 }
 
-fn answer_one(stream: &UnixStream, stop: &AtomicBool, execute: &Execute<'_>) -> Result<()> {
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // A stale name would only cost the next client a refused connection.
+        let _ = std::fs::remove_file(&self.name);
+    }
+}
+
+fn answer_one(stream: &UnixStream, stop: &AtomicBool, answer: &Answer<'_>) -> Result<()> {
     stream.set_nonblocking(false).context("reading a question")?;
     stream.set_read_timeout(Some(TICK)).context("reading a question")?;
     let uid = rustix::net::sockopt::socket_peercred(stream)
@@ -148,10 +189,10 @@ fn answer_one(stream: &UnixStream, stop: &AtomicBool, execute: &Execute<'_>) -> 
         return send(stream, &Tell::Failed(refused.remedy("ask as the user that it runs under, or as root")));
     }
     let mut lines = Lines::new(stream, QUESTION_BYTES_MAX);
-    let request = loop {
+    let question = loop {
         match lines.next()? {
-            Received::Line(Ask::Question { version, request }) if version == env!("CARGO_PKG_VERSION") => {
-                break *request;
+            Received::Line(Ask::Question { version, question }) if version == env!("CARGO_PKG_VERSION") => {
+                break question;
             }
             Received::Line(Ask::Question { version, .. }) => {
                 let refused = Error::unavailable(format!(
@@ -164,6 +205,10 @@ fn answer_one(stream: &UnixStream, stop: &AtomicBool, execute: &Execute<'_>) -> 
             Received::Nothing | Received::Line(Ask::Stop) | Received::End => return Ok(()),
         }
     };
+    let secret = match question {
+        Question::Unseal { bytes, .. } => receive_secret(stream, &lines, bytes, stop)?,
+        _ => Secret::new(Vec::new()),
+    };
     let relay = Relay { stream: Mutex::new(stream), hung_up: AtomicBool::new(false), stop };
     let finished = AtomicBool::new(false);
     let outcome = std::thread::scope(|threads| {
@@ -175,12 +220,42 @@ fn answer_one(stream: &UnixStream, stop: &AtomicBool, execute: &Execute<'_>) -> 
                 }
             }
         });
-        let outcome = execute(uid, request, &relay);
+        let outcome = answer(uid, question, secret, &relay);
         finished.store(true, Ordering::Relaxed);
         outcome
     });
     relay.tell(&outcome.map_or_else(Tell::Failed, Tell::Answer));
     Ok(())
+}
+
+/// Takes a secret past every buffer but its own. The sender waits until it hears that it should send: what came
+/// before lies in a buffer that nobody wipes, and is refused.
+fn receive_secret(
+    mut stream: &UnixStream,
+    lines: &Lines<'_>,
+    bytes: u32,
+    stop: &AtomicBool,
+) -> Result<Secret> {
+    if bytes > SECRET_BYTES_MAX || !lines.reader.buffer().is_empty() {
+        return Err(Error::usage("a secret that is too long, or came before it was asked for"));
+    }
+    send(stream, &Tell::Ready)?;
+    let (mut secret, mut arrived) = (WipedVec::zeroed(bytes as usize), 0);
+    let until = Instant::now() + SECRET_WITHIN;
+    while arrived < secret.len() {
+        match stream.read(&mut secret[arrived..]) {
+            Ok(0) => return Err(Error::interrupted("the connection ended before the secret did")),
+            Ok(more) => arrived += more,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                if stop.load(Ordering::Relaxed) || Instant::now() > until {
+                    return Err(Error::interrupted("stopped before the secret came"));
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("reading a secret"),
+        }
+    }
+    Ok(secret.into())
 }
 
 /// The user that the daemon runs under, who holds the data directory, and root, who holds everything.
@@ -270,25 +345,33 @@ impl<'a> Lines<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{ErrorKind as Kind, Silent};
+    use crate::{
+        base::{ErrorKind as Kind, Silent},
+        work::request::{Request, SecretKind},
+    };
 
-    /// Runs `client` against a daemon that answers with `execute`.
-    fn with_daemon<T>(execute: &Execute<'_>, client: impl FnOnce(&Path) -> T) -> T {
+    /// Runs `client` against a daemon that answers with `answer`.
+    fn with_daemon<T>(answer: &Answer<'_>, client: impl FnOnce(&Path) -> T) -> T {
         // Longer than a socket's path may be.
         let directory = tempfile::tempdir().expect("temporary directory");
         let data_dir = directory.path().join("d".repeat(120));
         let stop = AtomicBool::new(false);
-        std::thread::scope(|threads| {
-            let daemon = threads.spawn(|| serve(&data_dir, &stop, execute));
-            while connect(&data_dir).expect("readable").is_none() {
-                std::thread::sleep(Duration::from_millis(2));
-            }
+        let said = std::thread::scope(|threads| {
+            let listener = Listener::bind(&data_dir).expect("a socket");
+            threads.spawn({
+                let stop = &stop;
+                move || listener.serve(stop, answer)
+            });
             let said = client(&data_dir);
             stop.store(true, Ordering::Relaxed);
-            daemon.join().expect("no panic").expect("a socket");
-            assert!(connect(&data_dir).expect("readable").is_none(), "the name went with the daemon");
             said
-        })
+        });
+        assert!(connect(&data_dir).expect("readable").is_none(), "the name went with the daemon");
+        said
+    }
+
+    fn status() -> Question {
+        Question::Warden(Box::new(Request::Status))
     }
 
     #[derive(Default)]
@@ -314,17 +397,17 @@ mod tests {
 
     #[test]
     fn what_is_said_on_the_way_comes_in_order_before_the_answer() {
-        let execute = |_: u32, request: Request, monitor: &dyn Monitor| {
-            assert!(matches!(request, Request::Status));
+        let answer = |_: u32, question: Question, _: Secret, monitor: &dyn Monitor| {
+            assert!(matches!(question, Question::Warden(request) if matches!(*request, Request::Status)));
             monitor.note("one\ntwo");
             monitor.progress(&Progress { stage: "three".into(), ..Progress::default() });
             monitor.text("vier — ✓");
             Ok(Value::from(5))
         };
-        with_daemon(&execute, |data_dir| {
+        with_daemon(&answer, |data_dir| {
             let heard = Heard::default();
             let daemon = connect(data_dir).expect("readable").expect("listening");
-            assert_eq!(ask(daemon, Request::Status, &heard).expect("answered"), Value::from(5));
+            assert_eq!(ask(daemon, status(), None, &heard).expect("answered"), Value::from(5));
             assert_eq!(*heard.lines.lock().expect("unpoisoned"), ["one\ntwo", "three", "vier — ✓"]);
         });
     }
@@ -338,18 +421,19 @@ mod tests {
 
     #[test]
     fn an_error_keeps_its_kind_and_remedy() {
-        let execute =
-            |_: u32, _: Request, _: &dyn Monitor| Err(Error::integrity("object cut").remedy("restore it"));
-        with_daemon(&execute, |data_dir| {
+        let answer = |_: u32, _: Question, _: Secret, _: &dyn Monitor| {
+            Err(Error::integrity("object cut").remedy("restore it"))
+        };
+        with_daemon(&answer, |data_dir| {
             let daemon = connect(data_dir).expect("readable").expect("listening");
-            let error = ask(daemon, Request::DataVerify, &Silent).expect_err("it failed");
+            let error = ask(daemon, status(), None, &Silent).expect_err("it failed");
             assert_eq!((error.kind(), error.remedy_text()), (Kind::Integrity, Some("restore it")));
         });
     }
 
     #[test]
     fn a_stop_and_a_hang_up_reach_the_work() {
-        let until_stopped = |_: u32, _: Request, monitor: &dyn Monitor| {
+        let until_stopped = |_: u32, _: Question, _: Secret, monitor: &dyn Monitor| {
             while !monitor.stop_requested() {
                 std::thread::sleep(Duration::from_millis(2));
             }
@@ -358,21 +442,18 @@ mod tests {
         with_daemon(&until_stopped, |data_dir| {
             let heard = Heard { stop: true.into(), ..Heard::default() };
             let daemon = connect(data_dir).expect("readable").expect("listening");
-            assert_eq!(ask(daemon, Request::Status, &heard).expect_err("stopped").kind(), Kind::Interrupted);
+            assert_eq!(ask(daemon, status(), None, &heard).expect_err("stopped").kind(), Kind::Interrupted);
             // with_daemon joins every connection: this returns only if the hang-up was heard.
             let left = connect(data_dir).expect("readable").expect("listening");
-            let question = Ask::Question {
-                version: env!("CARGO_PKG_VERSION").into(),
-                request: Box::new(Request::Status),
-            };
+            let question = Ask::Question { version: env!("CARGO_PKG_VERSION").into(), question: status() };
             send(&left, &question).expect("sent");
         });
     }
 
     #[test]
     fn what_is_no_question_ends_its_own_connection_alone() {
-        let execute = |_: u32, _: Request, _: &dyn Monitor| Ok(Value::Null);
-        with_daemon(&execute, |data_dir| {
+        let answer = |_: u32, _: Question, _: Secret, _: &dyn Monitor| Ok(Value::Null);
+        with_daemon(&answer, |data_dir| {
             for bad in
                 [&b"GET / HTTP/1.1\n"[..], b"\xff\xfe\n", b"{}\n", b"{\"question\":{}}\n", b"\"stop\"\n"]
             {
@@ -382,14 +463,40 @@ mod tests {
                 stream.read_to_string(&mut said).expect("closed");
                 assert_eq!(said, "");
             }
-            let older = Ask::Question { version: "0.0.1".into(), request: Box::new(Request::Status) };
+            let older = Ask::Question { version: "0.0.1".into(), question: status() };
             let stream = connect(data_dir).expect("readable").expect("listening");
             send(&stream, &older).expect("sent");
             let mut said = String::new();
             (&stream).read_to_string(&mut said).expect("closed");
             assert!(said.contains("0.0.1"), "{said}");
             let daemon = connect(data_dir).expect("readable").expect("listening");
-            ask(daemon, Request::Status, &Silent).expect("it still answers");
+            ask(daemon, status(), None, &Silent).expect("it still answers");
+        });
+    }
+
+    #[test]
+    fn a_secret_comes_when_it_is_asked_for_and_not_before() {
+        let answer = |_: u32, question: Question, secret: Secret, _: &dyn Monitor| {
+            assert!(matches!(question, Question::Unseal { kind: SecretKind::Share, bytes: 4 }));
+            Ok(Value::from(secret.danger_expose()))
+        };
+        let unseal = |bytes| Question::Unseal { kind: SecretKind::Share, bytes };
+        with_daemon(&answer, |data_dir| {
+            let daemon = || connect(data_dir).expect("readable").expect("listening");
+            // Not a word of JSON, and a line's end in it.
+            let secret = Secret::new(b"\xff\n{\0".to_vec());
+            let echoed = ask(daemon(), unseal(4), Some(&secret), &Silent).expect("answered");
+            assert_eq!(echoed, Value::from(secret.danger_expose()));
+            let error = ask(daemon(), unseal(u32::MAX), Some(&secret), &Silent).expect_err("too long");
+            assert_eq!(error.kind(), Kind::Unavailable);
+            let hasty = daemon();
+            let question = Ask::Question { version: env!("CARGO_PKG_VERSION").into(), question: unseal(4) };
+            let mut line = serde_json::to_vec(&question).expect("JSON");
+            line.extend(b"\n1234");
+            (&hasty).write_all(&line).expect("sent");
+            let mut said = String::new();
+            (&hasty).read_to_string(&mut said).expect("closed");
+            assert_eq!(said, "");
         });
     }
 }

@@ -1,15 +1,29 @@
 //! How a command reaches the warden: over the admin socket where a daemon holds the data directory, else by
-//! becoming the warden for as long as the command takes. Question and answer are the same either way.
+//! becoming the warden for as long as the command takes. Question and answer are the same either way. Sealing and
+//! unsealing are asked of a daemon alone: there is nobody else who would be sealed.
 
-use std::path::PathBuf;
+use std::{
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde_json::Value;
 
-use super::{admin, policy::Actor, request::Request, warden::Warden};
-use crate::{
-    base::{Monitor, Result},
-    device::Choice,
+use super::{
+    admin,
+    policy::Actor,
+    request::{DaemonState, Question, Request, SecretKind},
+    warden::Warden,
 };
+use crate::{
+    base::{Context, Error, ErrorKind, Monitor, Result, Silent},
+    device::Choice,
+    seal::Secret,
+};
+
+/// How often a daemon that is being sealed is asked how far it is.
+const ASK_EVERY: Duration = Duration::from_millis(50);
 
 /// Which data directory, and what opens it.
 #[derive(Clone, Debug)]
@@ -35,9 +49,86 @@ pub enum Unsealer {
 /// Asks the daemon, or does it here: the same question, the same answer.
 pub fn run(site: &Site, request: Request, monitor: &dyn Monitor) -> Result<Value> {
     if let Some(daemon) = admin::connect(&site.data_dir)? {
-        return admin::ask(daemon, request, monitor);
+        return admin::ask(daemon, Question::Warden(Box::new(request)), None, monitor);
     }
     let warden = Warden::open(site)?;
     warden.notices().for_each(|notice| monitor.note(notice));
     warden.execute(Actor::this_process(), request, monitor)
+}
+
+/// What the daemon is at; None where none runs.
+pub fn state(data_dir: &Path) -> Result<Option<DaemonState>> {
+    let Some(daemon) = admin::connect(data_dir)? else { return Ok(None) };
+    read_state(admin::ask(daemon, Question::State, None, &Silent)?).map(Some)
+}
+
+/// As [`state`], where a daemon must run.
+///
+/// # Errors
+/// `Unavailable` where none does.
+pub fn state_of_daemon(data_dir: &Path) -> Result<DaemonState> {
+    state(data_dir)?.ok_or_else(|| no_daemon(data_dir))
+}
+
+/// Brings a secret to the daemon, and gives its state after that.
+///
+/// # Errors
+/// `Sealed` where the secret does not open, `Usage` where it cannot be used, `Unavailable` where no daemon runs.
+pub fn unseal(
+    data_dir: &Path,
+    kind: SecretKind,
+    secret: &Secret,
+    monitor: &dyn Monitor,
+) -> Result<DaemonState> {
+    let bytes = u32::try_from(secret.len()).context("measuring a secret")?;
+    let question = Question::Unseal { kind, bytes };
+    read_state(admin::ask(daemon(data_dir)?, question, Some(secret), monitor)?)
+}
+
+/// Has the daemon forget the shares that were given so far.
+pub fn forget_shares(data_dir: &Path) -> Result<DaemonState> {
+    read_state(admin::ask(daemon(data_dir)?, Question::ForgetShares, None, &Silent)?)
+}
+
+/// Has the daemon end what it serves, and waits until it is sealed.
+///
+/// # Errors
+/// `Unavailable` where no daemon runs, or it ended altogether.
+pub fn seal(data_dir: &Path, monitor: &dyn Monitor) -> Result<DaemonState> {
+    let asked = Question::Warden(Box::new(Request::Seal));
+    match admin::ask(daemon(data_dir)?, asked, None, monitor) {
+        // Sealed already.
+        Err(error) if error.kind() == ErrorKind::Sealed => {}
+        answer => drop(answer?),
+    }
+    loop {
+        match state(data_dir) {
+            Ok(Some(sealed @ DaemonState::Sealed(_))) => return Ok(sealed),
+            Ok(None) => {
+                return Err(Error::unavailable("the daemon ended: it holds no key, and serves nothing")
+                    .remedy("start it again with `cloister serve --sealed`"));
+            }
+            Ok(Some(DaemonState::Opening | DaemonState::Serving(_))) => {}
+            // It was between its two lives.
+            Err(error) if error.kind() == ErrorKind::Unavailable => {}
+            Err(error) => return Err(error),
+        }
+        if monitor.stop_requested() {
+            return Err(Error::interrupted("the daemon was told to seal, and was not sealed yet"));
+        }
+        std::thread::sleep(ASK_EVERY);
+    }
+}
+
+fn daemon(data_dir: &Path) -> Result<UnixStream> {
+    admin::connect(data_dir)?.ok_or_else(|| no_daemon(data_dir))
+}
+
+fn no_daemon(data_dir: &Path) -> Error {
+    Error::unavailable(format!("no daemon runs on {}", data_dir.display()))
+        .remedy("start one with `cloister serve`, or name the right place with --data-dir")
+}
+
+fn read_state(answer: Value) -> Result<DaemonState> {
+    serde_json::from_value(answer).context("reading the daemon's answer")
 }

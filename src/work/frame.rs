@@ -1,5 +1,5 @@
 //! Messages over a local socket: a length-prefixed JSON text, and beside it secret bytes that are wiped when they
-//! go. Worker and warden speak it, and so do the admin socket and its clients. A frame is taken whole or refused.
+//! go. Worker and warden speak it. A frame is taken whole or refused.
 
 use std::io::{ErrorKind, Read, Write};
 

@@ -4,7 +4,10 @@
 use std::{
     fs::{File, OpenOptions, TryLockError},
     io::{Read, Seek, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
     path::Path,
 };
 
@@ -12,7 +15,20 @@ use crate::base::{Context, Error, Result, fs::create_private_dir};
 
 /// The held lock; dropping it lets go.
 pub(super) struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// A lock that an earlier life of this process took: it is held as long as any descriptor of it is open.
+impl From<OwnedFd> for Lock {
+    fn from(descriptor: OwnedFd) -> Self {
+        Self { file: descriptor.into() }
+    }
 }
 
 /// What came of trying.
@@ -48,7 +64,7 @@ pub(super) fn try_lock(data_dir: &Path) -> Result<Attempt> {
         .and_then(|()| file.rewind())
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .with_context(|| format!("writing {}", path.display()))?;
-    Ok(Attempt::Held(Lock { _file: file }))
+    Ok(Attempt::Held(Lock { file }))
 }
 
 /// The error for somebody who must be the warden and cannot.

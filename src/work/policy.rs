@@ -78,6 +78,8 @@ words! {
         BackupForget = "backup.forget",
         /// At the machine alone: there is no installation yet that could ask who it is.
         BackupRestore = "backup.restore",
+        /// Ends what the daemon serves, and leaves it without any key.
+        Seal = "seal",
         UserManage = "user.manage",
         UserList = "user.ls",
         TokenManage = "token.manage",
@@ -123,6 +125,7 @@ const GRANTS: &[(Action, &[Role])] = &[
     (Action::BackupCreate, &[Operator]),
     (Action::BackupForget, &[SecurityOfficer]),
     (Action::BackupRestore, &[SecurityOfficer]),
+    (Action::Seal, &[SecurityOfficer]),
     (Action::UserManage, &[SecurityOfficer]),
     (Action::UserList, &[SecurityOfficer, Auditor]),
     (Action::TokenManage, &[SecurityOfficer]),

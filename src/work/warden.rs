@@ -4,20 +4,21 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Mutex, RwLock},
+    sync::{Arc, Mutex, RwLock, atomic::AtomicBool},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::Value;
 
 use super::{
-    client::Site,
+    client::{self, Site},
     jobs::Jobs,
     lock::{self, Attempt, Lock},
     policy::{Action, Actor, Caller},
     reconcile,
-    request::Request,
+    request::{DaemonState, Request},
     requests,
+    sealed::Sealed,
 };
 use crate::{
     auditlog::{AuditLog, Entry, Outcome, open_detail},
@@ -51,8 +52,10 @@ pub struct Warden {
     signer: Signer,
     /// What opening it found out of order.
     pub(super) notices: Vec<String>,
+    /// Set by a request to seal.
+    pub(super) sealing: AtomicBool,
     /// Let go of last.
-    _lock: Lock,
+    pub(super) lock: Arc<Lock>,
 }
 
 /// A model that can be asked over the API.
@@ -95,18 +98,11 @@ impl Warden {
     /// `NotFound` where there is none, `Unavailable` where another process holds it, `Sealed` where the secret
     /// does not open it, `Integrity` where its parts do not belong together.
     pub fn open(site: &Site) -> Result<Self> {
-        let data_dir = &site.data_dir;
-        if !Vault::exists(data_dir) {
-            return Err(Error::not_found(format!("there is no installation in {}", data_dir.display()))
-                .remedy("make one with `cloister init`, or name the right place with --data-dir"));
-        }
-        let lock = hold(data_dir)?;
-        let root = Vault::unseal(data_dir, site.unsealer.as_ref().map(Into::into).as_ref())?;
-        Self::assemble(site, lock, Vault::open(data_dir, root)?)
+        Sealed::hold(site)?.open_with_what_is_at_hand()
     }
 
     /// Opens the rest around an open vault, and puts in order what an earlier process left.
-    pub(super) fn assemble(site: &Site, lock: Lock, vault: Vault) -> Result<Self> {
+    pub(super) fn assemble(site: &Site, lock: Arc<Lock>, vault: Vault) -> Result<Self> {
         let path = site.data_dir.join("cloister.db");
         let column_keys = vault.purpose_keys(Purpose::Columns)?;
         // Entries of the log are never written again: what is sealed in them stays under the first version.
@@ -135,7 +131,8 @@ impl Warden {
             log,
             jobs: Jobs::default(),
             notices: Vec::new(),
-            _lock: lock,
+            sealing: AtomicBool::new(false),
+            lock,
         };
         warden.notices = reconcile::run(&warden)?;
         Ok(warden)
@@ -293,10 +290,13 @@ impl Warden {
 }
 
 /// Takes the lock, or says who has it.
-pub(super) fn hold(data_dir: &Path) -> Result<Lock> {
+pub(super) fn hold(data_dir: &Path) -> Result<Arc<Lock>> {
     match lock::try_lock(data_dir)? {
-        Attempt::Held(lock) => Ok(lock),
-        Attempt::Taken { pid } => Err(lock::taken(data_dir, pid)),
+        Attempt::Held(lock) => Ok(Arc::new(lock)),
+        Attempt::Taken { pid } => match client::state(data_dir) {
+            Ok(Some(DaemonState::Sealed(sealing))) => Err(sealing.refusal()),
+            _ => Err(lock::taken(data_dir, pid)),
+        },
     }
 }
 

@@ -24,6 +24,16 @@ pub struct Repository {
     root: PathBuf,
 }
 
+/// The lock on a repository.
+pub(super) struct Held(File);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Closing would not do: a process that is being started holds a copy of the descriptor until it runs its program.
+        let _ = self.0.unlock();
+    }
+}
+
 /// A backup of which every file was read again.
 #[derive(Clone, Debug, Serialize)]
 pub struct VerifiedBackup {
@@ -73,15 +83,15 @@ impl Repository {
         self.backups_dir().join(backup.to_string())
     }
 
-    /// Keeps everybody else from writing for as long as the file lives.
+    /// Keeps everybody else from writing for as long as the hold lives.
     ///
     /// # Errors
     /// `Unavailable` where somebody writes already.
-    pub(super) fn hold(&self) -> Result<File> {
+    pub(super) fn hold(&self) -> Result<Held> {
         let path = self.root.join("lock");
         let file = File::create(&path).with_context(|| format!("opening {}", path.display()))?;
         match file.try_lock() {
-            Ok(()) => Ok(file),
+            Ok(()) => Ok(Held(file)),
             Err(TryLockError::WouldBlock) => {
                 Err(Error::unavailable(format!("another backup is being written to {}", self.root.display()))
                     .remedy("wait until it ends"))

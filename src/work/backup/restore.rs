@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     path::Path,
+    sync::Arc,
 };
 
 use serde::Serialize;
@@ -115,7 +116,7 @@ struct Restoring<'a> {
 }
 
 impl Restoring<'_> {
-    fn run(&self, lock: Lock, root: RootKey, monitor: &dyn Monitor) -> Result<Restored> {
+    fn run(&self, lock: Arc<Lock>, root: RootKey, monitor: &dyn Monitor) -> Result<Restored> {
         let Manifest { backup, install, taken_at_ms, files, keys, objects, .. } = self.manifest;
         if root.install() != *install {
             return Err(Error::integrity(format!(

@@ -1,6 +1,6 @@
-//! Keys: what there are, newer ones, and another root key under other unsealers.
+//! Keys: what there are, newer ones, another root key under other unsealers, and letting go of all of them.
 
-use std::sync::PoisonError;
+use std::sync::{PoisonError, atomic::Ordering};
 
 use super::Performed;
 use crate::{
@@ -29,9 +29,20 @@ pub(super) fn rotate(warden: &Warden) -> Result<Performed> {
     Ok(Performed::new(&status)?.detail("objects_version", version))
 }
 
+/// The daemon sees it, and ends: only a process that is gone has forgotten everything.
+pub(super) fn seal(warden: &Warden) -> Result<Performed> {
+    warden.sealing.store(true, Ordering::Release);
+    Performed::new(&())
+}
+
 impl Warden {
+    /// Whether somebody asked that the daemon go on without keys.
+    pub fn is_sealing(&self) -> bool {
+        self.sealing.load(Ordering::Acquire)
+    }
+
     /// Puts another root key, which `unsealers` open, in the place of this one. It is no
-    /// [`Request`](crate::work::Request): what unsealers hold never travels over a socket.
+    /// [`Request`](crate::work::Request): a root key is never replaced over a socket.
     ///
     /// # Errors
     /// `Usage` when an unsealer is of no use, `Unavailable` where the audit log cannot be written.

@@ -101,6 +101,7 @@ pub(super) fn perform(
         Request::KeyRotate => keys::rotate(warden),
         Request::BackupCreate { to, keys } => backups::create(warden, to, keys, monitor),
         Request::BackupForget { from, keys, keep } => backups::forget(warden, from, keys, *keep),
+        Request::Seal => keys::seal(warden),
         Request::UserAdd { name, role } => people::add_user(warden, name, role),
         Request::UserLs => people::users(warden),
         Request::UserDisable { name } => people::disable_user(warden, name),

@@ -1,0 +1,282 @@
+//! A daemon that starts sealed, is unsealed by several people, and is sealed again, through the real binary.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::fs::FileExt,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::harness::{Ran, Site, finish};
+
+/// In a document, and in a prompt.
+const PLANTED: [&str; 2] = ["cinnabar pelican covenant", "obsidian marmot subpoena"];
+const PASSPHRASE: &str = "correct horse battery staple";
+
+/// A daemon, and the lines that it prints.
+struct Daemon {
+    child: Child,
+    lines: Receiver<String>,
+    url: String,
+}
+
+impl Daemon {
+    fn start(site: &Site, arguments: &[&str]) -> Self {
+        let mut child =
+            site.spawn(&[&["serve", "--listen", "127.0.0.1:0", "--device", "cpu"], arguments].concat());
+        let stdout = child.stdout.take().expect("piped");
+        let (say, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                // The test may have ended: nobody reads any more.
+                let _ = say.send(line);
+            }
+        });
+        let mut daemon = Self { child, lines, url: String::new() };
+        let first = daemon.line("https://");
+        daemon.url = first.split_whitespace().last().expect("an address").to_owned();
+        daemon
+    }
+
+    /// The next line with `what` in it.
+    fn line(&mut self, what: &str) -> String {
+        loop {
+            match self.lines.recv_timeout(Duration::from_secs(60)) {
+                Ok(line) if line.contains(what) => return line,
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    self.child.kill().expect("a child of ours");
+                    let mut said = String::new();
+                    let mut stderr = self.child.stderr.take().expect("piped");
+                    stderr.read_to_string(&mut said).expect("text");
+                    panic!("no line with `{what}`: {said}");
+                }
+            }
+        }
+    }
+
+    /// Status and body, whatever certificate it shows.
+    fn ask(&self, path: &str, arguments: &[&str]) -> (u16, Value) {
+        let output = Command::new("curl")
+            .args([
+                "--silent",
+                "--show-error",
+                "--insecure",
+                "--max-time",
+                "60",
+                "--write-out",
+                "\n%{http_code}",
+            ])
+            .args(arguments)
+            .arg(format!("{}{path}", self.url))
+            .output()
+            .expect("curl runs");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let (body, status) = said.rsplit_once('\n').expect("a status");
+        let body = serde_json::from_str(body)
+            .unwrap_or_else(|error| panic!("{error}: {said}{}", String::from_utf8_lossy(&output.stderr)));
+        (status.parse().expect("a number"), body)
+    }
+
+    fn is_sealed(&self) -> Value {
+        self.ask("/healthz", &[]).1["sealed"].clone()
+    }
+
+    fn stop(self) -> Ran {
+        let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        assert!(told.is_ok_and(|status| status.success()), "kill");
+        finish(self.child)
+    }
+
+    /// Which of `needles` lie in its memory; None where this user may not look.
+    fn in_memory<'a>(&self, needles: &[&'a str]) -> Option<Vec<&'a str>> {
+        let process = format!("/proc/{}", self.child.id());
+        let (maps, memory) =
+            (std::fs::read_to_string(format!("{process}/maps")), File::open(format!("{process}/mem")));
+        let (Ok(maps), Ok(memory)) = (maps, memory) else { return None };
+        let mut found = Vec::new();
+        for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|may| may.starts_with('r')))
+        {
+            let (from, to) = line.split(' ').next()?.split_once('-')?;
+            let bound = |text| u64::from_str_radix(text, 16).expect("an address");
+            let mut region = vec![0; (bound(to) - bound(from)) as usize];
+            // What the kernel itself keeps there does not read.
+            if memory.read_exact_at(&mut region, bound(from)).is_ok() {
+                let lies =
+                    |needle: &str| region.windows(needle.len()).any(|bytes| bytes == needle.as_bytes());
+                found.extend(needles.iter().filter(|needle| lies(needle)));
+            }
+        }
+        found.dedup();
+        Some(found)
+    }
+}
+
+fn unseal(site: &Site, file: &str) -> Ran {
+    site.run(&["unseal", "--json", "--share-file", file])
+}
+
+fn shares(site: &Site) -> Vec<String> {
+    let rows = site.json_lines(&["init", "--shares", "5", "--threshold", "3"]);
+    rows.iter().filter_map(|row| row["text"].as_str()).map(str::to_owned).collect()
+}
+
+#[test]
+fn several_people_unseal_a_daemon_and_sealed_again_it_knows_nothing() {
+    let site = Site::empty();
+    let texts = shares(&site);
+    let file = |at: usize| site.file(&format!("share-{at}"), &texts[at]);
+    let mut daemon = Daemon::start(&site, &[]);
+    assert_eq!(daemon.is_sealed(), true);
+    assert_eq!(
+        daemon.ask("/readyz", &[]),
+        (503, serde_json::json!({"status": "not ready", "reason": "sealed"}))
+    );
+    assert_eq!(daemon.ask("/v1/models", &[]).1["error"]["code"], "sealed");
+    site.run(&["data", "ls"]).refused(5, &["sealed", "cloister unseal"]);
+    site.run(&["key", "status"]).refused(5, &["sealed", "3 shares"]);
+    site.run(&["key", "rekey", "--new-key-file", "k"]).refused(5, &["sealed"]);
+    assert!(site.run(&["doctor"]).stdout.contains("a sealed daemon holds it"));
+
+    assert!(unseal(&site, &file(0)).done().stdout.contains("\"shares_given\":1"));
+    unseal(&site, &file(0)).refused(2, &["share 1 was given already", "kept: 1"]);
+    unseal(&site, &site.file("no-share", "hello")).refused(2, &["not a share"]);
+    let others = Site::empty();
+    unseal(&site, &site.file("foreign", &shares(&others)[0])).refused(5, &["another set", "kept: 1"]);
+    assert!(site.run(&["unseal", "--share-file", &file(2)]).done().stdout.contains("2 of 3 shares"));
+    let served: Value = serde_json::from_str(&unseal(&site, &file(4)).done().stdout).expect("JSON");
+    assert_eq!(
+        (&served["state"], daemon.url.strip_prefix("https://")),
+        (&"serving".into(), served["address"].as_str())
+    );
+    daemon.line("fingerprint");
+    assert_eq!(daemon.is_sealed(), false);
+
+    let document = site.file("in/letter.txt", format!("{}. ", PLANTED[0]).repeat(40));
+    site.run(&["data", "ingest", &document, "--collection", "letters"]).done();
+    assert_eq!(site.json_lines(&["data", "ls"]).len(), 1);
+    let token =
+        site.json(&["token", "new", "--role", "service"])["token"].as_str().expect("a token").to_owned();
+    let bearer = format!("Authorization: Bearer {token}");
+    let own = site.data().join("keys/tls.pem");
+    let trusted = ["--cacert", own.to_str().expect("UTF-8"), "--header", &bearer];
+    assert_eq!(daemon.ask("/v1/models", &trusted).0, 200);
+    let body = format!(r#"{{"model": "none", "prompt": "{}"}}"#, PLANTED[1]);
+    let asking = ["--header", &bearer, "--json", &body];
+    assert_eq!(daemon.ask("/v1/completions", &asking).0, 404);
+    let needles: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let place = site.data();
+    let control = place.to_str().expect("UTF-8");
+    match daemon.in_memory(&[&needles[..], &[control]].concat()) {
+        Some(found) => assert_eq!(found, [control], "while it serves"),
+        None => eprintln!("skipped: this user may not read the memory of a process"),
+    }
+
+    let sealed = site.json(&["seal"]);
+    assert_eq!((&sealed["state"], &sealed["shares_given"]), (&"sealed".into(), &0.into()));
+    daemon.line("sealed");
+    assert_eq!(daemon.is_sealed(), true);
+    site.run(&["data", "ls"]).refused(5, &["sealed"]);
+    if let Some(found) = daemon.in_memory(&[&needles[..], &PLANTED, &[token.as_str(), control]].concat()) {
+        assert_eq!(found, [control], "sealed again");
+    }
+    site.json(&["seal"]);
+    assert_eq!(daemon.stop().code, Some(0));
+
+    let flags = [0, 2, 4].map(|at| ["--share-file".to_owned(), file(at)]).concat();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    site.run(&[&["audit", "verify"], &flags[..]].concat()).done();
+    let rows = site.json_lines(&[&["audit", "ls"], &flags[..]].concat());
+    let told = |action: &str, outcome: &str| {
+        rows.iter().filter(|row| row["action"] == action && row["outcome"] == outcome).count()
+    };
+    assert_eq!((told("unseal", "done"), told("unseal", "failed")), (3, 3));
+    assert_eq!((told("seal", "intent"), told("seal", "done")), (1, 1));
+}
+
+#[test]
+fn a_key_file_that_is_there_unseals_at_the_start_and_not_after_a_seal() {
+    let site = Site::initialised();
+    let other = Site::initialised();
+    let (key, wrong) = (site.at("root.key"), other.at("root.key"));
+    let wrong = wrong.to_str().expect("UTF-8");
+    site.run(&["serve", "--listen", "127.0.0.1:0", "--key-file", wrong]).refused(5, &["was made for"]);
+    site.run(&["seal"]).refused(1, &["no daemon"]);
+
+    let mut daemon = Daemon::start(&site, &[]);
+    assert_eq!(daemon.is_sealed(), false);
+    assert_eq!(site.json(&["unseal"])["state"], "serving", "there is nothing to do");
+    site.run(&["seal"]).done();
+    daemon.line("sealed");
+    assert_eq!(daemon.is_sealed(), true);
+    site.run(&["data", "ls"]).refused(5, &["root.key"]);
+    site.run(&["unseal", "--key-file", wrong]).refused(5, &["was made for"]);
+    assert_eq!(daemon.is_sealed(), true);
+    assert_eq!(site.json(&["unseal"])["state"], "serving", "by the file that is remembered");
+    site.run(&["data", "ls"]).done();
+    assert_eq!(daemon.stop().code, Some(0));
+
+    let away = site.at("away.key");
+    std::fs::rename(&key, &away).expect("a file that is taken away");
+    let daemon = Daemon::start(&site, &[]);
+    assert_eq!(daemon.is_sealed(), true);
+    site.run(&["unseal"]).refused(5, &["root.key", "is not there"]);
+    site.run(&["unseal", "--key-file", away.to_str().expect("UTF-8")]).done();
+    assert_eq!(daemon.is_sealed(), false);
+    assert_eq!(daemon.stop().code, Some(0));
+    std::fs::rename(&away, &key).expect("brought back");
+    let daemon = Daemon::start(&site, &["--sealed"]);
+    assert_eq!(daemon.is_sealed(), true, "because it was asked for");
+    assert_eq!(daemon.stop().code, Some(0));
+    site.run(&["serve", "--sealed", "--handed-over"]).refused(2, &["nothing was handed over"]);
+}
+
+/// A terminal of its own, on which `line` was typed at the prompt; gives what it showed.
+fn typed(site: &Site, line: &[u8]) -> Option<String> {
+    let data = site.data();
+    let unseal = format!("{} --data-dir {} unseal", env!("CARGO_BIN_EXE_cloister"), data.display());
+    let terminal = Command::new("script")
+        .args(["-qfec", &format!("trap : INT; {unseal}; stty -a"), "/dev/null"])
+        .env("SHELL", "/bin/sh")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let Ok(mut terminal) = terminal else {
+        eprintln!("skipped: there is no `script` here, which makes a terminal");
+        return None;
+    };
+    let (mut keyboard, mut screen) =
+        (terminal.stdin.take().expect("piped"), terminal.stdout.take().expect("piped"));
+    let mut shown = Vec::new();
+    let mut letter = [0];
+    while !shown.ends_with(b"passphrase: ") {
+        assert_eq!(screen.read(&mut letter).expect("readable"), 1, "{}", String::from_utf8_lossy(&shown));
+        shown.push(letter[0]);
+    }
+    keyboard.write_all(line).expect("typed");
+    screen.read_to_end(&mut shown).expect("readable");
+    terminal.wait().expect("a child of ours");
+    Some(String::from_utf8_lossy(&shown).into_owned())
+}
+
+#[test]
+fn what_is_typed_is_not_shown_and_the_terminal_is_left_as_it_was() {
+    let site = Site::empty();
+    let file = site.file("passphrase", PASSPHRASE);
+    site.run(&["init", "--passphrase-file", &file]).done();
+    let daemon = Daemon::start(&site, &[]);
+    site.run(&["unseal"]).refused(2, &["no terminal", "--passphrase-file"]);
+    if let Some(shown) = typed(&site, b"\x03") {
+        assert!(shown.contains("nothing was typed") && shown.contains(" echo "), "{shown}");
+        assert_eq!(daemon.is_sealed(), true);
+        let shown = typed(&site, format!("{PASSPHRASE}\n").as_bytes()).expect("as before");
+        assert!(shown.contains("serving") && shown.contains(" echo "), "{shown}");
+        assert!(!shown.contains("horse"), "{shown}");
+        assert_eq!(daemon.is_sealed(), false);
+    }
+    assert_eq!(daemon.stop().code, Some(0));
+}
