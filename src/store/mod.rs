@@ -174,19 +174,13 @@ impl Store {
         self.keys().hash(domain, value)
     }
 
-    /// Folds the write-ahead log into the database file and empties it: what it still held of older rows is gone.
-    ///
-    /// # Errors
-    /// `Unavailable` while another process reads the database.
-    pub fn checkpoint(&self) -> Result<()> {
-        let busy: bool = lock(&self.writer)
+    /// Folds the write-ahead log into the database file, and says whether it could be emptied: then what it held of
+    /// older rows is gone. It cannot while somebody reads an older state, as a backup does.
+    pub fn checkpoint(&self) -> Result<bool> {
+        let is_busy: bool = lock(&self.writer)
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
             .context("checkpointing the database")?;
-        if busy {
-            return Err(Error::unavailable("the database's write-ahead log could not be emptied")
-                .remedy("another program reads the database; close it"));
-        }
-        Ok(())
+        Ok(!is_busy)
     }
 }
 

@@ -217,7 +217,12 @@ impl Warden {
         let erasure = erasure.ok_or_else(|| Error::not_found(format!("there is no erasure {id}")))?;
         let tombstone = self.destroy_keys(&erasure)?;
         // Its older pages still hold the rows as they were.
-        self.store.checkpoint()?;
+        if !self.store.checkpoint()? {
+            return Err(Error::unavailable(
+                "older pages of the database are still being read, by a backup perhaps",
+            )
+            .remedy("wait until it ends: the next start or the next erasure finishes this one"));
+        }
         let known = if actor.is_none() { self.outcome_of(id)? } else { None };
         let entry = match known {
             Some(number) => number,

@@ -551,6 +551,23 @@ fn one_that_failed_on_the_way_is_finished_by_the_next_erasure_of_the_same_proces
 }
 
 #[test]
+fn one_that_a_backup_stands_in_the_way_of_is_finished_afterwards() {
+    let bench = Bench::new();
+    let warden = bench.init();
+    let gone = document(&warden, "letters", "/in/doe.txt", &["J. Doe"]);
+    let kept = document(&warden, "letters", "/in/roe.txt", &["R. Roe"]);
+    let (pinned, ()) = warden.store.pin(|| Ok(())).unwrap();
+    let error = erase(&warden, of_subject("J. Doe")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("is begun, and not finished"), "{error}");
+    assert!(is_gone(&warden, gone), "the keys are gone all the same");
+    drop(pinned);
+    let erasure = warden.store.read(|rows| rows.erasures(None)).unwrap()[0].id;
+    drop(warden);
+    finished_by_the_next_start(&bench, erasure, gone, kept);
+}
+
+#[test]
 fn a_copy_from_before_that_is_put_back_is_erased_again() {
     let bench = Bench::new();
     let warden = bench.init();

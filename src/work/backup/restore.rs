@@ -194,7 +194,9 @@ impl Restoring<'_> {
         if newest.is_empty() {
             return Ok(());
         }
-        write_atomic(&self.site.data_dir.join("keys").join(TOMBSTONES), &newest)
+        let keys = self.site.data_dir.join("keys");
+        create_private_dir(&keys)?;
+        write_atomic(&keys.join(TOMBSTONES), &newest)
     }
 
     /// Only now are there keys to hold the manifest against: until here its own word was taken.
