@@ -11,4 +11,5 @@ mod house;
 mod keys;
 mod kills;
 mod long;
+mod power_cut;
 mod road;
