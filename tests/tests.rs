@@ -12,5 +12,6 @@ mod house;
 mod keys;
 mod kills;
 mod long;
+mod power_cut;
 mod road;
 mod sealed;

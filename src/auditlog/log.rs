@@ -20,7 +20,7 @@ use super::{
 use crate::{
     base::{
         Context, Error, Id, Result,
-        fs::{create_private_dir, remove_temporaries, sync_parent, write_atomic},
+        fs::{SECTOR_BYTES, create_private_dir, remove_temporaries, sync_parent, write_atomic},
         group::Group,
     },
     seal::Signer,
@@ -65,7 +65,7 @@ struct Writer {
     file: File,
     end_bytes: u64,
     place: Place,
-    checkpoint_file: File,
+    checkpoint_file: CheckpointFile,
     /// A segment that has grown beyond this is followed by another.
     segment_bytes: u64,
     /// Why nothing more is written.
@@ -95,6 +95,7 @@ impl AuditLog {
         let key = LogKey::new(install, signer.public_key());
         let segment = last_segment(directory)?;
         if segment == 0 {
+            sync_parent(directory)?;
             begin_segment(directory, key.name(), 1, &mut Place::default())?;
         }
         let segment = segment.max(1);
@@ -102,7 +103,7 @@ impl AuditLog {
         let kept = kept_checkpoints(directory, &key, &walked, witness)?;
         kept.iter().try_for_each(|checkpoint| must_reach(&walked, checkpoint))?;
         let mut writer = Writer {
-            checkpoint_file: open_checkpoint_file(directory, &key, &signer, &walked.end)?,
+            checkpoint_file: CheckpointFile::replace(directory, &note_of(&key, &signer, &walked.end))?,
             directory: directory.to_owned(),
             key,
             signer,
@@ -238,8 +239,7 @@ impl Writer {
         self.place = place;
         // After the log itself, never before: what it points to is on the disk. Its own sync can wait, since an
         // older checkpoint is a true one too.
-        let note = self.note();
-        self.checkpoint_file.write_all_at(note.as_bytes(), 0).context("writing the newest checkpoint")
+        self.checkpoint_file.write(&self.directory, &self.note())
     }
 
     /// A file that was removed, replaced or cut takes writes all the same, and keeps none of them.
@@ -255,8 +255,7 @@ impl Writer {
     }
 
     fn note(&self) -> String {
-        let root = self.place.tree.root();
-        self.key.sign(&self.signer, &Body { size: self.place.tree.size(), root: &root, group: None })
+        note_of(&self.key, &self.signer, &self.place)
     }
 
     /// Cuts an append that nobody was told of, and says so in the log.
@@ -308,7 +307,7 @@ impl Writer {
             .and_then(|()| file.sync_all())
             .context("cutting an unfinished append from the audit log")?;
         self.file = file;
-        self.checkpoint_file = open_checkpoint_file(&self.directory, &self.key, &self.signer, &self.place)?;
+        self.checkpoint_file = CheckpointFile::replace(&self.directory, &self.note())?;
         Ok(())
     }
 }
@@ -406,12 +405,33 @@ fn must_reach(walked: &Walked, kept: &Checkpoint) -> Result<()> {
     Ok(())
 }
 
-fn open_checkpoint_file(directory: &Path, key: &LogKey, signer: &Signer, place: &Place) -> Result<File> {
-    let path = directory.join(CHECKPOINT_FILE);
-    let root = place.tree.root();
-    let note = key.sign(signer, &Body { size: place.tree.size(), root: &root, group: None });
-    write_atomic(&path, note.as_bytes())?;
-    open_for_writing(&path)
+/// The file of the newest checkpoint, and how long that is.
+struct CheckpointFile {
+    file: File,
+    bytes: usize,
+}
+
+impl CheckpointFile {
+    fn replace(directory: &Path, note: &str) -> Result<Self> {
+        let path = directory.join(CHECKPOINT_FILE);
+        write_atomic(&path, note.as_bytes())?;
+        Ok(Self { file: open_for_writing(&path)?, bytes: note.len() })
+    }
+
+    /// In its place, where a disk does that at once: within a sector, and without another length, which is written
+    /// elsewhere.
+    fn write(&mut self, directory: &Path, note: &str) -> Result<()> {
+        if note.len() != self.bytes || note.len() > SECTOR_BYTES {
+            *self = Self::replace(directory, note)?;
+            return Ok(());
+        }
+        self.file.write_all_at(note.as_bytes(), 0).context("writing the newest checkpoint")
+    }
+}
+
+/// What the log held at `place`.
+fn note_of(key: &LogKey, signer: &Signer, place: &Place) -> String {
+    key.sign(signer, &Body { size: place.tree.size(), root: &place.tree.root(), group: None })
 }
 
 fn open_for_writing(path: &Path) -> Result<File> {

@@ -141,6 +141,9 @@ pub(super) fn walk(bytes: &[u8], key: &LogKey, number: u64, watched: &[u64]) -> 
         let body = Body { size: group_tree.size(), root: &root, group: Some((&end.chain, &leaves)) };
         match note_with_body(line, &body.to_text(key.name())) {
             Some(note) if !leaves.is_empty() => walked.last_note = Some(note),
+            // Of the append that was going on when the power went, a disk may have some sectors and not others, which
+            // read as zeros. No line has any; and whoever puts them there does no more than one who cuts the log.
+            _ if bytes[walked.good_bytes..].contains(&0) => break,
             _ => {
                 walked.wrong = Some(diagnose(line, key, &end, &leaves));
                 return Ok(walked);

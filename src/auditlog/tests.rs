@@ -2,12 +2,13 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use super::{log::CHECKPOINT_FILE, segment::segment_path, *};
 use crate::{
-    base::{ErrorKind, Id, IdKind, Result},
+    base::{ErrorKind, Id, IdKind, Result, fs::SECTOR_BYTES},
     seal::{Key, PublicKey, Signer},
 };
 
@@ -450,6 +451,55 @@ fn an_append_torn_at_any_byte_is_cut_and_that_is_recorded() {
         log.append(entry(9)).expect("append");
         assert_eq!(written.report().problems, []);
     }
+}
+
+#[test]
+fn an_append_of_which_the_disk_has_some_sectors_is_cut_and_that_is_recorded() {
+    let written = Written::singly();
+    let whole = fs::read(written.segment()).expect("segment");
+    let before: usize = written.lines()[..11].iter().map(|line| line.len() + 1).sum();
+    let five = Written::make(5, u64::MAX, |log| append(log, 0..5));
+    let checkpoint = fs::read(five.path().join(CHECKPOINT_FILE)).expect("checkpoint");
+    let without = |sector: usize, from: usize| {
+        written.restore();
+        let mut torn = whole.clone();
+        torn[from.max(sector * SECTOR_BYTES)..whole.len().min((sector + 1) * SECTOR_BYTES)].fill(0);
+        fs::write(written.segment(), torn).expect("tear");
+    };
+    let sectors = before / SECTOR_BYTES..whole.len().div_ceil(SECTOR_BYTES);
+    assert!(sectors.len() > 1, "{sectors:?}");
+    for sector in sectors {
+        without(sector, before);
+        fs::write(written.path().join(CHECKPOINT_FILE), &checkpoint).expect("older checkpoint");
+        assert_eq!(written.report().problems, []);
+        let log = open(written.path()).expect("opens");
+        assert_eq!((log.size(), log.recovered().bytes_cut), (6, (whole.len() - before) as u64));
+        let (_, last) = read(written.path(), 5).expect("read").next().expect("one").expect("entry");
+        assert_eq!(last.action, "audit.recover");
+    }
+    // What was signed is missed, zeros or not.
+    without(2, 0);
+    let error = open(written.path()).map(|log| log.size()).unwrap_err();
+    assert!(error.kind() == ErrorKind::Integrity && error.to_string().contains("was cut"), "{error}");
+}
+
+#[test]
+fn the_newest_checkpoint_gets_another_length_only_in_another_file() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let log = open(directory.path()).expect("opens");
+    let look = || {
+        let found = fs::metadata(directory.path().join(CHECKPOINT_FILE)).expect("checkpoint");
+        assert!(found.len() <= SECTOR_BYTES as u64, "it does not fit a sector");
+        (found.len(), found.ino())
+    };
+    let mut replaced = 0;
+    for number in 0..12 {
+        let (length, file) = look();
+        append(&log, number..number + 1);
+        assert_eq!(look().0 != length, look().1 != file, "entry {number}");
+        replaced += u32::from(look().1 != file);
+    }
+    assert_eq!(replaced, 1, "from nine entries to ten");
 }
 
 // Tampering.

@@ -9,6 +9,9 @@ use std::{
 
 use super::{Context, Error, Result};
 
+/// What a disk writes whole or not at all.
+pub const SECTOR_BYTES: usize = 512;
+
 /// Replaces `path` with `bytes` so that a crash leaves the old content or the new, never a mixture, and
 /// a return means it is on the disk. The file is readable by its owner only.
 ///

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     base::{
         Context, Error, Id, Result,
-        fs::{rename_durably, write_atomic},
+        fs::{SECTOR_BYTES, rename_durably, write_atomic},
     },
     seal::{Digest, Key, open_blob, seal_blob, sha256},
 };
@@ -81,14 +81,26 @@ impl RingFile {
         let header_hash = sha256(&bytes[..HEADER_BYTES]);
         let mut ring = Keyring::default();
         let (mut at, mut next_record, mut whole_end) = (HEADER_BYTES, 0, 0);
-        while let Some(sealed) = next_sealed(&bytes[at..])? {
-            let record = open_blob(&file_key, &aad(&header_hash, next_record), sealed).map_err(|_| {
-                Error::integrity(format!("record {next_record} of the keyring was altered"))
+        let open = |sealed: &[u8], number| {
+            open_blob(&file_key, &aad(&header_hash, number), sealed).map_err(|_| {
+                Error::integrity(format!("record {number} of the keyring was altered"))
                     .remedy("restore the keys directory from a backup")
-            })?;
+            })
+        };
+        loop {
+            let next = next_sealed(&bytes[at..]).and_then(|sealed| {
+                let record = |sealed| open(sealed, next_record).map(|record| (record, sealed.len()));
+                sealed.map(record).transpose()
+            });
+            let (record, sealed_bytes) = match next {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(_) if next_record > 0 && is_torn_commit(&bytes, at) => break,
+                Err(error) => return Err(error),
+            };
             let (epoch, changes) = decode(&record)?;
             ring.apply(epoch, changes);
-            at += PREFIX_BYTES + sealed.len();
+            at += PREFIX_BYTES + sealed_bytes;
             next_record += 1;
             whole_end = if next_record == 1 { at as u64 } else { whole_end };
         }
@@ -278,13 +290,28 @@ fn next_sealed(bytes: &[u8]) -> Result<Option<&[u8]>> {
     if bytes.iter().all(|&byte| byte == 0) {
         return Ok(None);
     }
-    let half = |at: usize| u32::from_le_bytes(prefix[at..at + 4].try_into().expect("4 bytes were taken"));
     // A damaged length must not pass for a commit that was never finished, and be cut away.
-    if half(0) != !half(4) {
-        return Err(Error::integrity("a record of the keyring was altered")
-            .remedy("restore the keys directory from a backup"));
-    }
-    Ok(rest.get(..half(0) as usize))
+    let length = length_in(prefix).ok_or_else(|| {
+        Error::integrity("a record of the keyring was altered")
+            .remedy("restore the keys directory from a backup")
+    })?;
+    Ok(rest.get(..length))
+}
+
+fn length_in(prefix: &[u8; PREFIX_BYTES]) -> Option<usize> {
+    let half = |at: usize| u32::from_le_bytes(prefix[at..at + 4].try_into().expect("4 bytes were taken"));
+    (half(0) == !half(4)).then_some(half(0) as usize)
+}
+
+/// Whether the record at `at`, which does not open, is the commit that was being written when the power went: the last one, of
+/// which the disk has some sectors and not others. A sector that it does not have is zeros, as no sealed bytes are.
+fn is_torn_commit(bytes: &[u8], at: usize) -> bool {
+    let tail = &bytes[at..];
+    let length = tail.first_chunk().and_then(length_in);
+    let is_last = length.is_none_or(|length| PREFIX_BYTES + length >= tail.len());
+    let (begun, sectors) = tail.split_at(tail.len().min(SECTOR_BYTES - at % SECTOR_BYTES));
+    let is_empty = |sector: &[u8]| sector.iter().all(|&byte| byte == 0);
+    is_last && std::iter::once(begun).chain(sectors.chunks(SECTOR_BYTES)).any(is_empty)
 }
 
 fn push_record(

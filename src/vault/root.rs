@@ -179,7 +179,7 @@ impl RootKey {
     fn wrap_by(&self, unsealer: &Unsealer) -> Result<Wrap> {
         match unsealer {
             Unsealer::KeyFile(path) => {
-                if !path.exists() {
+                if !path.exists() || secret_file::is_unfinished(path)? {
                     secret_file::make_key_file(path, self.install)?;
                 }
                 let named = format!("the key file {}", path.display());

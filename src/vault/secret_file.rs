@@ -26,20 +26,28 @@ pub(super) fn make_key_file(path: &Path, install: Id) -> Result<()> {
     let mut random = random_bytes::<32>()?;
     let mut key = WipedVec::zeroed(64);
     let text = Base64::encode(&random, &mut key).map_err(|_| Error::failed("encoding a key"))?;
+    let head = format!(
+        "# Cloister key file. Whoever has it and the data directory can read everything in it.\n\
+         # Keep it apart from the data directory and its backups, and keep a second copy of it safe.\n\
+         # installation: {install}\n{KEY_FILE_MARK}"
+    );
+    // In one write of less than a sector, for `is_unfinished`.
+    let content = WipedVec::from([head.as_bytes(), text.as_bytes(), b"\n"].concat());
     let write = || -> std::io::Result<()> {
         let mut options = fs::OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
-        write!(
-            file,
-            "# Cloister key file. Whoever has it and the data directory can read everything in it.\n\
-             # Keep it apart from the data directory and its backups, and keep a second copy of it safe.\n\
-             # installation: {install}\n{KEY_FILE_MARK}{text}\n"
-        )?;
+        options.write(true).create(true).truncate(true).create_new(!path.exists()).mode(0o600);
+        let mut file = options.open(path)?;
+        file.write_all(&content)?;
         file.sync_all()
     };
     let written = write().with_context(|| format!("making the key file {}", path.display()));
     wipe(&mut random);
     written.and_then(|()| crate::base::fs::sync_parent(path))
+}
+
+/// Whether a key file was being made when the power went: it has no byte yet, or zeros where they should be.
+pub(super) fn is_unfinished(path: &Path) -> Result<bool> {
+    Ok(read_key_file(path)?.danger_expose().iter().all(|&byte| byte == 0))
 }
 
 /// What a key file holds, as it is.

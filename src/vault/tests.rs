@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::{
-    base::{ErrorKind, Id, IdKind, Result, Silent},
+    base::{ErrorKind, Id, IdKind, Result, Silent, fs::SECTOR_BYTES},
     seal::{HEADER_BYTES, Secret},
 };
 
@@ -420,6 +420,35 @@ fn a_commit_torn_at_any_byte_is_as_if_it_had_not_been() {
 }
 
 #[test]
+fn a_commit_of_which_the_disk_has_some_sectors_is_as_if_it_had_not_been() {
+    let (site, vault) = Site::new();
+    let first = put(&vault, b"first");
+    let length = || fs::metadata(site.keyring()).expect("keyring").len() as usize;
+    let before = length();
+    let many = (0..20).map(|_| vault.create(IdKind::Document, 0).expect("create")).collect();
+    vault.commit_all(many).expect("commit");
+    let end = length();
+    put(&vault, b"last");
+    drop(vault);
+    let keyring = fs::read(site.keyring()).expect("keyring");
+    let without = |sector: usize, end: usize| {
+        let mut torn = keyring[..end].to_vec();
+        torn[before.max(sector * SECTOR_BYTES)..end.min((sector + 1) * SECTOR_BYTES)].fill(0);
+        fs::write(site.keyring(), torn).expect("tear");
+    };
+    let sectors = before / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES);
+    assert!(sectors.len() > 3, "{sectors:?}");
+    // Only the last commit can have been going on.
+    without(sectors.start + 2, keyring.len());
+    refused(site.try_open(), ErrorKind::Integrity, "record 2 of the keyring was altered");
+    for sector in sectors {
+        without(sector, end);
+        let vault = site.open();
+        assert_eq!((vault.objects(), vault.swept().keyring_bytes_cut), (vec![first], (end - before) as u64));
+    }
+}
+
+#[test]
 fn a_disk_that_takes_nothing_costs_the_commit_and_nothing_else() {
     let (site, vault) = Site::new();
     let kept = put(&vault, b"kept");
@@ -669,6 +698,19 @@ fn a_key_file_is_remembered_moved_and_missed() {
     ] {
         fs::write(&moved, bytes).expect("write");
         refused(Vault::unseal(&site.data(), Some(&Unsealer::KeyFile(moved.clone()))), kind, said);
+    }
+}
+
+#[test]
+fn a_key_file_that_was_being_made_when_the_power_went_is_made_anew() {
+    for unfinished in [&b""[..], &[0; 300]] {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (data, place) = (directory.path().join("data"), directory.path().join("root.key"));
+        fs::write(&place, unfinished).expect("write");
+        Vault::init(&data, &Unsealer::KeyFile(place.clone())).expect("init");
+        let length = fs::metadata(&place).expect("key file").len();
+        assert!((200..=512).contains(&length), "{length} bytes: a sector at most");
+        Vault::unseal(&data, None).expect("unseals");
     }
 }
 

@@ -7,7 +7,10 @@ use super::{
 };
 use crate::{
     auditlog::{Entry, Outcome},
-    base::{Error, Result, fs::create_private_dir},
+    base::{
+        Error, Result,
+        fs::{create_private_dir, sync_parent},
+    },
     vault::{self, Vault},
     work::Actor,
 };
@@ -43,6 +46,7 @@ impl Warden {
             refuse_foreign_files(site)?;
         }
         create_private_dir(data_dir)?;
+        sync_parent(data_dir)?;
         let lock = hold(data_dir)?;
         let vault = Vault::init(data_dir, unsealer)?;
         let warden = Self::assemble(site, lock, vault)?;

@@ -3,3 +3,4 @@
 
 mod inputs_and_kills;
 mod learning_curve;
+mod power_cuts;

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     auditlog::{CHECKPOINT_FILE, Extent},
-    base::{Context, Error, Id, IdKind, Monitor, Result, fs::create_private_dir, hex},
+    base::{Context, Error, Id, IdKind, Monitor, Result, hex},
     improve::receipt,
     seal::new_id,
     store::Pinned,
@@ -37,16 +37,16 @@ pub(in crate::work) fn create(
     refuse_own_directory(warden, keys)?;
     let repository = Repository::make(to)?;
     let _held = repository.hold()?;
-    repository.sweep()?;
+    repository.sweep(keys)?;
     let known = known_objects(&repository, warden)?;
     let backup = new_id(IdKind::Backup)?;
-    let (folder, keys_folder) = (repository.folder(backup), keys.join(backup.to_string()));
+    let (folder, keys_folder) = (repository.begin(backup)?, keys.join(backup.to_string()));
     let taking =
         Taking { warden, repository: &repository, backup, folder: &folder, keys_folder: &keys_folder };
     let taken = taking.run(&known, monitor);
     if taken.is_err() {
         // Without a manifest it is no backup; what went wrong is what the asker must hear.
-        let _ = remove_folder(&folder).and_then(|()| remove_folder(&keys_folder));
+        let _ = remove_folder(&keys_folder).and_then(|()| remove_folder(&folder));
     }
     taken
 }
@@ -133,7 +133,6 @@ impl Taking<'_> {
     }
 
     fn copy_files(&self, database: &Pinned, log: &Extent, tally: &mut Tally<'_>) -> Result<Vec<FileRow>> {
-        create_private_dir(self.folder)?;
         database.copy_to(&self.folder.join(DATABASE))?;
         let mut rows = vec![examine(self.folder, DATABASE, tally)?];
         for (segment, bytes) in &log.segments {

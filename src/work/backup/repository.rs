@@ -10,7 +10,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    copying::{Tally, examine},
+    copying::{Tally, examine, sync},
     manifest::{FileRow, MANIFEST_FILE, Manifest},
 };
 use crate::{
@@ -195,20 +195,31 @@ impl Repository {
         for backup in staying {
             kept.extend(self.manifest(backup, Some(key))?.objects.into_iter().map(|row| row.path));
         }
+        // Keys first: what is cut off here can at least not be opened. And manifests before what they list.
+        remove_keys(keys, leaving.iter().map(Id::to_string))?;
         for &backup in &leaving {
-            // Keys first: what is cut off here can at least not be opened.
-            remove_folder(&keys.join(backup.to_string()))?;
             let manifest = self.folder(backup).join(MANIFEST_FILE);
             fs::remove_file(&manifest).with_context(|| format!("removing {}", manifest.display()))?;
         }
-        self.sweep()?;
+        sync(&self.root)?;
+        self.sweep(keys)?;
         self.remove_objects(&kept)?;
+        sync(&self.root)?;
         Ok(leaving)
     }
 
-    /// Removes what a backup that was cut off left of its folder. For whoever holds the repository.
-    pub(super) fn sweep(&self) -> Result<()> {
+    /// Begins the folder of a backup, before anything of it lies elsewhere: by it [`Repository::sweep`] finds the rest.
+    pub(super) fn begin(&self, backup: Id) -> Result<PathBuf> {
+        let folder = self.folder(backup);
+        create_private_dir(&folder)?;
+        sync(&self.root)?;
+        Ok(folder)
+    }
+
+    /// Removes what a backup that was cut off left, its keys first. For whoever holds the repository.
+    pub(super) fn sweep(&self, keys: &Path) -> Result<()> {
         let (_, unfinished) = self.folders()?;
+        remove_keys(keys, unfinished.iter().filter_map(|folder| folder.file_name()))?;
         unfinished.iter().try_for_each(|folder| remove_folder(folder))
     }
 
@@ -243,6 +254,16 @@ impl Repository {
 fn list(directory: &Path) -> Result<Vec<PathBuf>> {
     let read = || fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
     read().with_context(|| format!("listing {}", directory.display()))
+}
+
+/// Removes the keys of these backups for good.
+fn remove_keys(keys: &Path, backups: impl Iterator<Item = impl AsRef<Path>>) -> Result<()> {
+    let mut there = backups.map(|backup| keys.join(backup)).filter(|folder| folder.exists()).peekable();
+    if there.peek().is_none() {
+        return Ok(());
+    }
+    there.try_for_each(|folder| remove_folder(&folder))?;
+    sync(keys)
 }
 
 pub(super) fn remove_folder(folder: &Path) -> Result<()> {

@@ -1,6 +1,7 @@
 //! A backup becomes an installation again, on a machine that may never have seen it. Cut off or failed, it leaves none.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     path::Path,
     sync::Arc,
@@ -18,7 +19,7 @@ use crate::{
     auditlog::{Entry, Outcome},
     base::{
         Context, Error, Id, Monitor, Result,
-        fs::{create_private_dir, write_atomic},
+        fs::{create_private_dir, sync_parent, write_atomic},
         hex,
     },
     improve::receipt,
@@ -72,11 +73,18 @@ impl Warden {
         }
         // Before anything is written: a wrong secret should be told at once.
         let root = Vault::unseal(&keys, site.unsealer.as_ref().map(Into::into).as_ref())?;
-        refuse_used_directory(site)?;
-        create_private_dir(&site.data_dir)?;
-        let lock = hold(&site.data_dir)?;
         let restoring =
             Restoring { site, repository: &repository, manifest: &manifest, keys: &keys, tombstones };
+        let is_cut_off = site.data_dir.join(BEGUN).exists() && !Vault::exists(&site.data_dir);
+        if !is_cut_off {
+            refuse_used_directory(site)?;
+        }
+        create_private_dir(&site.data_dir)?;
+        sync_parent(&site.data_dir)?;
+        let lock = hold(&site.data_dir)?;
+        if is_cut_off {
+            restoring.take_back()?;
+        }
         let restored = restoring.run(lock, root, monitor);
         if restored.is_err() {
             // What went wrong is what the asker must hear.
@@ -86,6 +94,9 @@ impl Warden {
     }
 }
 
+/// Stands while the data directory holds part of a backup and no installation. The vault sweeps it when it is opened.
+const BEGUN: &str = "keys/restore.tmp";
+
 /// The data directory may hold the key file, and nothing else.
 fn refuse_used_directory(site: &Site) -> Result<()> {
     let key_file = match &site.unsealer {
@@ -94,7 +105,9 @@ fn refuse_used_directory(site: &Site) -> Result<()> {
     };
     let Ok(entries) = fs::read_dir(&site.data_dir) else { return Ok(()) };
     let mut names = entries.flatten().map(|entry| entry.file_name());
-    match names.find(|name| Some(name.as_os_str()) != key_file && *name != *"run") {
+    let no_keys = holds_temporaries_alone(&site.data_dir.join("keys"));
+    let is_ours = |name: &OsStr| Some(name) == key_file || name == "run" || (name == "keys" && no_keys);
+    match names.find(|name| !is_ours(name)) {
         None => Ok(()),
         Some(name) => Err(Error::usage(format!(
             "{} is not empty: it holds '{}'",
@@ -103,6 +116,14 @@ fn refuse_used_directory(site: &Site) -> Result<()> {
         ))
         .remedy("restore into a new directory, and name it with --data-dir")),
     }
+}
+
+/// As where a restore was cut off at its very beginning.
+fn holds_temporaries_alone(directory: &Path) -> bool {
+    fs::read_dir(directory).is_ok_and(|entries| {
+        let mut paths = entries.flatten().map(|entry| entry.path());
+        paths.all(|path| path.extension().is_some_and(|extension| extension == "tmp"))
+    })
 }
 
 struct Restoring<'a> {
@@ -125,6 +146,9 @@ impl Restoring<'_> {
             )));
         }
         let folder = self.repository.folder(*backup);
+        create_private_dir(&self.site.data_dir.join("keys"))?;
+        write_atomic(&self.site.data_dir.join(BEGUN), backup.to_string().as_bytes())?;
+        sync(&self.site.data_dir)?;
         let mut tally = Tally::new("restore", self.manifest.bytes(), monitor);
         self.put_back(&folder, files, &mut tally)?;
         self.put_back(self.repository.root(), objects, &mut tally)?;
@@ -222,11 +246,8 @@ impl Restoring<'_> {
 
     fn take_back(&self) -> Result<()> {
         let data_dir = &self.site.data_dir;
-        // Without the root file it is no installation, however far the rest comes.
-        remove_folder(&data_dir.join("keys"))?;
-        remove_folder(&data_dir.join("objects"))?;
-        remove_folder(&data_dir.join("audit"))?;
-        for name in ["cloister.db", "cloister.db-wal", "cloister.db-shm", "cloister.db.tmp"] {
+        // Without the root file it is no installation. The folder with the mark that it was begun goes last.
+        for name in [SECRET_KEYS[0], "cloister.db", "cloister.db-wal", "cloister.db-shm", "cloister.db.tmp"] {
             match fs::remove_file(data_dir.join(name)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(error).with_context(|| format!("removing {name}"));
@@ -234,6 +255,8 @@ impl Restoring<'_> {
                 _ => {}
             }
         }
-        Ok(())
+        ["objects", "audit"].iter().try_for_each(|name| remove_folder(&data_dir.join(name)))?;
+        sync(data_dir)?;
+        remove_folder(&data_dir.join("keys"))
     }
 }

@@ -256,8 +256,43 @@ fn a_backup_that_was_cut_off_is_none_and_is_swept() {
     let cut_off = repository.folder(crate::seal::new_id(crate::base::IdKind::Backup).unwrap());
     fs::create_dir_all(&cut_off).unwrap();
     fs::write(cut_off.join("cloister.db"), "half").unwrap();
+    let keys = bench.path("stick").join(cut_off.file_name().unwrap());
+    fs::create_dir_all(keys.join("keys")).unwrap();
+    fs::write(keys.join("keys/keyring"), "half").unwrap();
     assert_eq!(repository.backups().unwrap(), [first.id]);
     assert_eq!(repository.choose(None).unwrap(), first.id);
     back_up(&bench, &warden).unwrap();
     assert!(!cut_off.exists());
+    assert!(!keys.exists(), "keys that no `forget` would find");
+}
+
+#[test]
+fn a_restore_that_was_cut_off_is_begun_again() {
+    let bench = Bench::new();
+    let warden = bench.init();
+    bench.document("a.txt", HERON);
+    ingest(&bench, &warden);
+    back_up(&bench, &warden).unwrap();
+    drop(warden);
+    let leave = |name: &str, files: &[&str]| {
+        for file in files {
+            let path = bench.path(name).join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "half").unwrap();
+        }
+    };
+    let half = ["objects/AB/doc", "audit/000001.log", "cloister.db"];
+    leave("at-once", &["keys/restore.tmp.7.tmp"]);
+    leave("later", &[&half[..], &["keys/restore.tmp"]].concat());
+    for name in ["at-once", "later"] {
+        let warden = restore(&bench, name, None).unwrap();
+        ask(&warden, Request::DataVerify).unwrap();
+        assert_eq!(names(&warden).len(), 1);
+        let left = files_below(&bench.path(name));
+        assert!(left.iter().all(|path| path.extension().is_none_or(|end| end != "tmp")), "{left:?}");
+    }
+    // Without the mark it is somebody else's.
+    leave("foreign", &half);
+    assert_eq!(expect_error(restore(&bench, "foreign", None)).kind(), ErrorKind::Usage);
+    assert_eq!(files_below(&bench.path("foreign")).len(), half.len());
 }

@@ -1,0 +1,250 @@
+//! What is going on when the power goes, and what must be so afterwards.
+
+use serde_json::Value;
+
+use crate::harness::Site;
+
+pub struct Scenario {
+    pub name: &'static str,
+    pub prepare: fn(&Site),
+    /// The command that is cut off.
+    pub command: fn(&Site) -> Vec<String>,
+    /// Holds the site to what the command had reported on standard output; empty where it had not come so far.
+    pub check: fn(&Site, &str),
+    /// Whether the command can be repeated when it had come to its end.
+    pub repeats: bool,
+}
+
+pub const ALL: [&Scenario; 10] =
+    [&INIT, &INGEST, &ROTATE, &REKEY, &TOKEN, &REVOKE, &BACKUP, &FORGET, &RESTORE, &PRETRAIN];
+
+pub const INIT: Scenario = Scenario {
+    name: "init",
+    prepare: |_| {},
+    command: |_| words("init --key-file root.key"),
+    check: |site, _| assert!(documents(site).is_empty()),
+    repeats: false,
+};
+
+pub const INGEST: Scenario = Scenario {
+    name: "data ingest",
+    prepare: |site| {
+        init(site);
+        write(site, "old", "the heron stands over the mill pond. ");
+        site.run(&["data", "ingest", "in", "--collection", "mill"]).done();
+        write(site, "old", "and another version of it. ");
+        ["a", "b", "c", "d", "e"].iter().for_each(|name| write(site, name, "the miller counts sacks. "));
+    },
+    command: |_| words("data ingest in --collection mill --json"),
+    check: |site, reported| {
+        let names: Vec<Value> = documents(site).iter().map(|row| row["name"].clone()).collect();
+        assert!(names.iter().any(|name| name.as_str().is_some_and(|name| name.contains("old"))), "{names:?}");
+        if let Some(done) = document(reported) {
+            assert_eq!((done["refused"].as_array().map(Vec::len), names.len()), (Some(0), 6), "{done}");
+        }
+    },
+    repeats: true,
+};
+
+pub const ROTATE: Scenario = Scenario {
+    name: "key rotate",
+    prepare: with_documents,
+    command: |_| words("key rotate --json"),
+    check: |site, reported| {
+        let now = site.json(&["key", "status"]);
+        if let Some(status) = document(reported) {
+            assert_eq!(status["versions"], now["versions"]);
+        }
+        assert_eq!(documents(site).len(), 2);
+    },
+    repeats: true,
+};
+
+pub const REKEY: Scenario = Scenario {
+    name: "key rekey",
+    prepare: with_documents,
+    command: |_| words("key rekey --new-key-file new.key --json"),
+    check: |site, reported| {
+        let now = site.json(&["key", "status"]);
+        if let Some(status) = document(reported) {
+            assert_eq!(status["unsealed_by"], now["unsealed_by"]);
+            assert!(now["unsealed_by"].to_string().contains("new.key"), "{now}");
+        }
+        assert_eq!(documents(site).len(), 2);
+    },
+    repeats: true,
+};
+
+pub const TOKEN: Scenario = Scenario {
+    name: "token new",
+    prepare: init,
+    command: |_| words("token new --role user --json"),
+    check: |site, reported| {
+        let tokens = site.json_lines(&["token", "ls"]);
+        if let Some(token) = document(reported) {
+            assert!(tokens.iter().any(|row| row["id"] == token["id"]), "{token} is not among {tokens:?}");
+        }
+    },
+    repeats: true,
+};
+
+pub const REVOKE: Scenario = Scenario {
+    name: "token revoke",
+    prepare: |site| {
+        init(site);
+        let token = site.json(&["token", "new", "--role", "user"]);
+        site.file("token", token["id"].as_str().expect("an id"));
+    },
+    command: |site| {
+        let token = std::fs::read_to_string(site.at("token")).expect("prepared");
+        [words("token revoke --json"), vec![token]].concat()
+    },
+    check: |site, reported| {
+        let tokens = site.json_lines(&["token", "ls"]);
+        assert_eq!(tokens.len(), 1);
+        if document(reported).is_some() {
+            assert_eq!(tokens[0]["state"], "revoked");
+        }
+    },
+    repeats: true,
+};
+
+pub const BACKUP: Scenario = Scenario {
+    name: "backup create",
+    prepare: |site| {
+        with_documents(site);
+        back_up(site);
+        write(site, "late", "it came after the first backup. ");
+        site.run(&["data", "ingest", "in", "--collection", "mill"]).done();
+    },
+    command: |_| words("backup create disk --keys stick --json"),
+    check: |site, reported| {
+        let listed = whole_backups(site);
+        assert!(!listed.is_empty(), "the first backup is gone");
+        if let Some(backup) = document(reported) {
+            assert!(listed.contains(&backup["id"]), "{backup} is not among {listed:?}");
+        }
+        let keys = || std::fs::read_dir(site.at("stick")).expect("the stick").flatten();
+        let stray =
+            keys().filter(|entry| !listed.iter().any(|id| *id == *entry.file_name().to_string_lossy()));
+        // One at most, of the backup that was cut off; the next one sweeps it.
+        assert!(stray.count() <= usize::from(document(reported).is_none()), "keys of no backup");
+    },
+    repeats: true,
+};
+
+pub const FORGET: Scenario = Scenario {
+    name: "backup forget",
+    prepare: |site| {
+        with_documents(site);
+        back_up(site);
+        back_up(site);
+        write(site, "late", "it came after the second backup. ");
+        site.run(&["data", "ingest", "in", "--collection", "mill"]).done();
+        back_up(site);
+    },
+    command: |_| words("backup forget disk --keep 1 --keys stick --json"),
+    check: |site, reported| {
+        let listed: Vec<Value> =
+            site.json_lines(&["backup", "ls", "disk"]).iter().map(|row| row["id"].clone()).collect();
+        // Their keys go first, their files last.
+        for id in &listed {
+            site.run(&["backup", "verify", "disk", "--backup", id.as_str().expect("an id")]).done();
+        }
+        let newest = listed.last().and_then(Value::as_str).expect("a backup");
+        site.run(&["backup", "verify", "disk", "--backup", newest, "--keys", "stick"]).done();
+        if !reported.is_empty() {
+            assert_eq!(listed.len(), 1, "{listed:?} after {reported}");
+            assert_eq!(std::fs::read_dir(site.at("stick")).expect("the stick").count(), 1);
+        }
+    },
+    repeats: true,
+};
+
+pub const RESTORE: Scenario = Scenario {
+    name: "backup restore",
+    prepare: |site| {
+        with_documents(site);
+        back_up(site);
+        std::fs::remove_dir_all(site.data()).expect("the machine is lost");
+    },
+    command: |_| words("backup restore disk --keys stick --key-file root.key --json"),
+    check: |site, _| assert_eq!(documents(site).len(), 2),
+    repeats: false,
+};
+
+pub const PRETRAIN: Scenario = Scenario {
+    name: "model pretrain",
+    prepare: |site| {
+        init(site);
+        for name in ["a", "b", "c", "d", "e", "f"] {
+            write(site, name, &format!("{name}: the miller counts sacks and the heron waits until dusk. "));
+        }
+        site.run(&["data", "ingest", "in", "--collection", "mill"]).done();
+        site.file(
+            "run.toml",
+            "layers = 1\ndim = 16\nheads = 1\nkv_heads = 1\nffn = 32\ncontext = 32\nmicro_batch = 2\n\
+             batch_tokens = 64\nsteps = 6\ncheckpoint_minutes = 1e-6\nlearning_rate = 1e-3\n\
+             [purpose]\nfor_whom = \"tests\"\nfor_what = \"tests\"\nnot_for_what = \"anything else\"\n",
+        );
+    },
+    command: |_| {
+        words("--threads 1 model pretrain --data mill --vocab-size 264 --config run.toml --name tiny --json")
+    },
+    check: |site, reported| {
+        let models = site.json_lines(&["model", "ls"]);
+        if !reported.is_empty() {
+            assert!(models.iter().any(|model| model["name"] == "tiny"), "{models:?} after {reported}");
+        }
+        for model in &models {
+            site.run(&["model", "show", model["id"].as_str().expect("an id")]).done();
+        }
+        let jobs = site.json_lines(&["job", "ls"]);
+        assert!(jobs.iter().all(|job| job["state"] != "running"), "{jobs:?}");
+        assert_eq!(documents(site).len(), 6);
+    },
+    repeats: true,
+};
+
+fn words(command: &str) -> Vec<String> {
+    command.split(' ').map(str::to_owned).collect()
+}
+
+/// What was reported, where it is one JSON document.
+fn document(reported: &str) -> Option<Value> {
+    (!reported.is_empty()).then(|| serde_json::from_str(reported).expect("one JSON document, whole"))
+}
+
+fn init(site: &Site) {
+    site.run(&["init", "--key-file", "root.key"]).done();
+}
+
+fn write(site: &Site, name: &str, text: &str) {
+    site.file(&format!("in/{name}.txt"), format!("{name}. {}\n", text.repeat(30)));
+}
+
+fn with_documents(site: &Site) {
+    init(site);
+    write(site, "a", "the heron stands over the mill pond. ");
+    write(site, "b", "the miller counts sacks. ");
+    site.run(&["data", "ingest", "in", "--collection", "mill"]).done();
+}
+
+fn documents(site: &Site) -> Vec<Value> {
+    site.json_lines(&["data", "ls"])
+}
+
+fn back_up(site: &Site) {
+    site.run(&["backup", "create", "disk", "--keys", "stick"]).done();
+}
+
+/// The backups that are listed, each of them read again.
+fn whole_backups(site: &Site) -> Vec<Value> {
+    let listed: Vec<Value> =
+        site.json_lines(&["backup", "ls", "disk"]).iter().map(|row| row["id"].clone()).collect();
+    for id in &listed {
+        let id = id.as_str().expect("an id");
+        site.run(&["backup", "verify", "disk", "--backup", id, "--keys", "stick"]).done();
+    }
+    listed
+}
