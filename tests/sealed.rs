@@ -236,6 +236,7 @@ fn a_key_file_that_is_there_unseals_at_the_start_and_not_after_a_seal() {
 }
 
 /// A terminal of its own, on which `line` was typed at the prompt; gives what it showed.
+#[allow(clippy::print_stderr)] // A skipped test says why.
 fn typed(site: &Site, line: &[u8]) -> Option<String> {
     let data = site.data();
     let unseal = format!("{} --data-dir {} unseal", env!("CARGO_BIN_EXE_cloister"), data.display());
