@@ -111,6 +111,18 @@ fn a_model_that_is_trained() {
     cut_again_and_again(&scenarios::PRETRAIN, CUTS, 1);
 }
 
+/// With the root file an installation exists: it must never be found without its content.
+#[test]
+fn the_root_file_is_durable_before_it_has_its_name() {
+    for scenario in [&scenarios::INIT, &scenarios::REKEY, &scenarios::RESTORE] {
+        let (ran, places) = Stage::set(scenario).run(None);
+        ran.done();
+        let named = places.iter().position(|place| place == "rename data/keys/root.json");
+        let named = named.unwrap_or_else(|| panic!("{}: {places:?}", scenario.name));
+        assert!(places[named - 1].starts_with("fsync data/keys/root.json."), "{places:?}");
+    }
+}
+
 /// Cuts a scenario's command at so many places, each time from the same beginning.
 pub fn cut_again_and_again(scenario: &Scenario, cuts: u64, seed: u64) {
     let stage = Stage::set(scenario);

@@ -15,9 +15,6 @@ pub struct Scenario {
     pub repeats: bool,
 }
 
-pub const ALL: [&Scenario; 10] =
-    [&INIT, &INGEST, &ROTATE, &REKEY, &TOKEN, &REVOKE, &BACKUP, &FORGET, &RESTORE, &PRETRAIN];
-
 pub const INIT: Scenario = Scenario {
     name: "init",
     prepare: |_| {},
