@@ -149,7 +149,7 @@ fn check_alone(certificate: &Path, key: &Path) -> Result<SignedCertificate> {
 }
 
 fn draw_plan(screen: &Screen, plan: &ErasurePlan) -> Result<()> {
-    screen.line(format_args!("{} document versions would be erased", plan.documents.len()))?;
+    screen.line(format_args!("documents that would be erased, each version: {}", plan.documents.len()))?;
     for row in plan.documents.iter().take(SHOWN_MAX) {
         let subjects: Vec<String> = row.subjects.iter().map(|subject| printable(subject)).collect();
         let (name, state) = (printable(&row.name), &row.state);
@@ -168,7 +168,7 @@ fn draw(screen: &Screen, signed: &SignedCertificate) -> Result<()> {
     let when = time(certificate.erased_at_ms);
     screen.line(format_args!("{}  erased {when}, asked by {}", certificate.erasure, certificate.actor))?;
     screen.line(format_args!(
-        "{} document versions, their keys destroyed; {} refused inputs deleted; {} jobs redacted; {} answers and {} \
+        "{} documents (each version), their keys destroyed; {} refused inputs deleted; {} jobs redacted; {} answers and {} \
          opinions emptied",
         certificate.documents.len(),
         certificate.quarantined,

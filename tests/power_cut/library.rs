@@ -1,4 +1,4 @@
-//! Builds the library that takes the product's power away, and runs the product with it.
+//! Builds the library that takes a process's power away, and runs commands with it.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
     sync::OnceLock,
 };
 
-use crate::harness::{Ran, Site, finish, spawn};
+use crate::harness::{Ran, finish, spawn};
 
 const LANGUAGE: [&str; 8] =
     ["-std=c++20", "-O2", "-fPIC", "-shared", "-pthread", "-Wall", "-Wextra", "-Werror"];
@@ -23,14 +23,13 @@ pub struct Cut {
     pub seed: u64,
 }
 
-/// Runs the product on a site, whose folder is the disk. Says how it ended, and by which calls it changed the disk.
-pub fn run(site: &Site, arguments: &[&str], cut: Option<Cut>) -> (Ran, Vec<String>) {
+/// Runs a command with `root` as its disk. Says how it ended, and by which calls it changed the disk.
+pub fn run(mut command: Command, root: &Path, cut: Option<Cut>) -> (Ran, Vec<String>) {
     let outside = tempfile::tempdir().expect("a temporary directory");
     let (aside, log) = (outside.path().join("aside"), outside.path().join("log"));
     fs::create_dir(&aside).expect("a folder");
-    let mut command = site.command(arguments);
     command.env("LD_PRELOAD", library()).env("POWER_CUT_ASIDE", aside).env("POWER_CUT_LOG", &log);
-    command.env("POWER_CUT_ROOT", fs::canonicalize(site.at("")).expect("the site"));
+    command.env("POWER_CUT_ROOT", fs::canonicalize(root).expect("a folder"));
     if let Some(Cut { at, seed }) = cut {
         command.env("POWER_CUT_AT", at.to_string()).env("POWER_CUT_SEED", seed.to_string());
     }

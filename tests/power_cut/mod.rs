@@ -11,6 +11,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use cloister::base::Philox;
@@ -19,10 +20,46 @@ use self::{
     library::{Cut, run},
     scenarios::Scenario,
 };
-use crate::harness::Site;
+use crate::harness::{Ran, Site};
 
 /// Of each scenario. The long tier makes more.
 const CUTS: u64 = 3;
+
+/// The library itself, by a program that overwrites a file in one write and syncs it where it is asked to.
+#[test]
+fn what_was_not_synced_may_be_lost_and_what_was_is_not() {
+    const BYTES: usize = 2000;
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let place = folder.path().join("file");
+    let write = |how: &str, seed| {
+        let mut command = Command::new("dd");
+        command.args(["if=/dev/zero", "bs=2000", "count=1", how]).arg(format!("of={}", place.display()));
+        let (_, places) = run(command, folder.path(), Some(Cut { at: 1000, seed }));
+        assert_eq!(places.last().map(String::as_str), Some("the end"));
+        fs::read(&place).ok()
+    };
+    let (mut lost, mut kept, mut torn, mut gone) = (0, 0, 0, 0);
+    for seed in 0..40 {
+        fs::write(&place, [7; BYTES]).expect("a file");
+        assert_eq!(write("conv=notrunc,fsync", seed).expect("it was there"), [0; BYTES]);
+        fs::write(&place, [7; BYTES]).expect("a file");
+        let bytes = write("conv=notrunc", seed).expect("it was there");
+        assert!(bytes.chunks(512).all(|sector| sector.iter().all(|byte| *byte == sector[0])), "{bytes:?}");
+        match bytes.iter().filter(|&&byte| byte == 0).count() {
+            0 => lost += 1,
+            BYTES => kept += 1,
+            _ => torn += 1,
+        }
+        fs::remove_file(&place).expect("removed");
+        // Its bytes are durable, its name is not.
+        match write("conv=fsync", seed) {
+            Some(bytes) => assert_eq!(bytes, [0; BYTES]),
+            None => gone += 1,
+        }
+    }
+    assert!(lost > 0 && kept > 0 && torn > 0, "{lost} lost, {kept} kept, {torn} torn");
+    assert!((1..40).contains(&gone), "{gone} gone");
+}
 
 #[test]
 fn an_installation_that_is_being_made() {
@@ -74,7 +111,20 @@ fn a_model_that_is_trained() {
     cut_again_and_again(&scenarios::PRETRAIN, CUTS, 1);
 }
 
+/// With the root file an installation exists: it must never be found without its content.
+#[test]
+fn the_root_file_is_durable_before_it_has_its_name() {
+    for scenario in [&scenarios::INIT, &scenarios::REKEY, &scenarios::RESTORE] {
+        let (ran, places) = Stage::set(scenario).run(None);
+        ran.done();
+        let named = places.iter().position(|place| place == "rename data/keys/root.json");
+        let named = named.unwrap_or_else(|| panic!("{}: {places:?}", scenario.name));
+        assert!(places[named - 1].starts_with("fsync data/keys/root.json."), "{places:?}");
+    }
+}
+
 /// Cuts a scenario's command at so many places, each time from the same beginning.
+#[allow(clippy::print_stderr)] // Shown where the test fails.
 pub fn cut_again_and_again(scenario: &Scenario, cuts: u64, seed: u64) {
     let stage = Stage::set(scenario);
     let (ran, places) = stage.run(None);
@@ -86,7 +136,6 @@ pub fn cut_again_and_again(scenario: &Scenario, cuts: u64, seed: u64) {
         let cut = Cut { at: choose(&places, &mut random), seed: random.below(1 << 32) };
         stage.put_back();
         let (ran, until) = stage.run(Some(cut));
-        // Shown where the test fails.
         let place = until.last().expect("a place");
         eprintln!("{}: cut {number} before `{place}`, reported {:?}", scenario.name, ran.stdout);
         assert!(!ran.stderr.contains("error: "), "{}", ran.all());
@@ -143,9 +192,10 @@ impl<'a> Stage<'a> {
         copy_folder(self.prepared.path(), &self.site.at(""));
     }
 
-    fn run(&self, cut: Option<Cut>) -> (crate::harness::Ran, Vec<String>) {
+    fn run(&self, cut: Option<Cut>) -> (Ran, Vec<String>) {
         let command = (self.scenario.command)(&self.site);
-        run(&self.site, &command.iter().map(String::as_str).collect::<Vec<_>>(), cut)
+        let command = self.site.command(&command.iter().map(String::as_str).collect::<Vec<_>>());
+        run(command, &self.site.at(""), cut)
     }
 
     /// What is to be so when the power is back.

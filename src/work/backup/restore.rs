@@ -10,7 +10,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    copying::{Tally, copy, sync},
+    copying::{Tally, copy, examine, sync},
     create::SECRET_KEYS,
     manifest::{FileRow, Manifest},
     repository::{Repository, remove_folder},
@@ -126,6 +126,11 @@ fn holds_temporaries_alone(directory: &Path) -> bool {
     })
 }
 
+fn not_what_was_backed_up(path: &Path) -> Error {
+    Error::integrity(format!("{} is not what was backed up", path.display()))
+        .remedy("`cloister backup verify` names all that is wrong; restore another backup")
+}
+
 struct Restoring<'a> {
     site: &'a Site,
     repository: &'a Repository,
@@ -158,8 +163,7 @@ impl Restoring<'_> {
         let (root_file, others): (Vec<_>, Vec<_>) = keys.iter().cloned().partition(is_root_file);
         self.put_back(self.keys, &others, &mut tally)?;
         sync(&self.site.data_dir)?;
-        self.put_back(self.keys, &root_file, &mut tally)?;
-        sync(&self.site.data_dir)?;
+        root_file.iter().try_for_each(|row| self.put_root_file(row, &mut tally))?;
         let vault = Vault::open(&self.site.data_dir, root)?;
         self.must_be_what_was_signed(&vault)?;
         let warden = Warden::assemble(self.site, lock, vault)?;
@@ -184,8 +188,7 @@ impl Restoring<'_> {
             let from = root.join(&row.path);
             let file = File::open(&from).with_context(|| format!("opening {}", from.display()))?;
             if copy(file, u64::MAX, &self.site.data_dir, &row.path, tally)? != *row {
-                return Err(Error::integrity(format!("{} is not what was backed up", from.display()))
-                    .remedy("`cloister backup verify` names all that is wrong; restore another backup"));
+                return Err(not_what_was_backed_up(&from));
             }
         }
         Ok(())
@@ -221,6 +224,16 @@ impl Restoring<'_> {
         let keys = self.site.data_dir.join("keys");
         create_private_dir(&keys)?;
         write_atomic(&keys.join(TOMBSTONES), &newest)
+    }
+
+    /// Its content is durable before it has its name: whoever finds the name must find a root file.
+    fn put_root_file(&self, row: &FileRow, tally: &mut Tally<'_>) -> Result<()> {
+        let from = self.keys.join(&row.path);
+        if examine(self.keys, &row.path, tally)? != *row {
+            return Err(not_what_was_backed_up(&from));
+        }
+        let text = fs::read(&from).with_context(|| format!("reading {}", from.display()))?;
+        write_atomic(&self.site.data_dir.join(&row.path), &text)
     }
 
     /// Only now are there keys to hold the manifest against: until here its own word was taken.
