@@ -240,8 +240,9 @@ fn a_key_file_that_is_there_unseals_at_the_start_and_not_after_a_seal() {
 fn typed(site: &Site, line: &[u8]) -> Option<String> {
     let data = site.data();
     let unseal = format!("{} --data-dir {} unseal", env!("CARGO_BIN_EXE_cloister"), data.display());
+    // As in the background of a script, where an interrupt that nobody listens for is lost.
     let terminal = Command::new("script")
-        .args(["-qfec", &format!("trap : INT; {unseal}; stty -a"), "/dev/null"])
+        .args(["-qfec", &format!("trap '' INT; {unseal}; stty -a"), "/dev/null"])
         .env("SHELL", "/bin/sh")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -4,6 +4,7 @@
 use std::sync::{
     Arc, LazyLock, Once,
     atomic::{AtomicBool, Ordering},
+    mpsc,
 };
 
 static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
@@ -18,18 +19,21 @@ pub fn stop_requested() -> bool {
 }
 
 /// Listens from now on, and gives the flag that is raised. Without a listener a signal ends the process as it
-/// does any other.
+/// does any other, or is lost.
 pub fn listen() -> Arc<AtomicBool> {
     LISTENING.call_once(|| {
-        let spawned = std::thread::Builder::new().name("signals".into()).spawn(wait_for_signals);
+        let (ready, listening) = mpsc::channel();
+        let spawned = std::thread::Builder::new().name("signals".into()).spawn(|| wait_for_signals(ready));
         if let Err(error) = spawned {
             tracing::warn!("cannot listen for Ctrl-C: {error}");
         }
+        // An end without a word has been warned of.
+        let _ = listening.recv();
     });
     Arc::clone(&STOP)
 }
 
-fn wait_for_signals() {
+fn wait_for_signals(ready: mpsc::Sender<()>) {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().build() {
         Ok(runtime) => runtime,
@@ -41,6 +45,8 @@ fn wait_for_signals() {
         else {
             return tracing::warn!("cannot listen for Ctrl-C");
         };
+        // Whoever started this thread waits to hear it.
+        let _ = ready.send(());
         loop {
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
             if STOP.swap(true, Ordering::Relaxed) {
