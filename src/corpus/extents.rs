@@ -1,6 +1,6 @@
-//! Token extents: a snapshot's text as token ids, ready for training. A shard is one sealed object that
-//! holds a run of extents behind an index; each extent is sealed once more under its document's extent key,
-//! so that erasing the document's key takes its tokens with it. An extent is an unbroken run of tokens of
+//! Token extents: a snapshot's text as token ids, ready for training. A shard is one object that carries a run of extents,
+//! each sealed under its document's extent key, so that erasing the document's key takes its tokens with it; the
+//! object's own content is their index. An extent is an unbroken run of tokens of
 //! one document on one side of the split, without special tokens: where documents begin and end is the
 //! loader's matter.
 
@@ -29,9 +29,12 @@ pub const EXTENT_TOKENS_MAX: usize = 1 << 16;
 const SHARD_BYTES: usize = 64 << 20;
 /// Neighbouring extents are read together up to this when all of them are wanted.
 const READ_BYTES: usize = 1 << 20;
+/// So many such reads are under way on the disk before the first of them is opened.
+const READS_AHEAD: usize = 8;
 
-const MAGIC: &[u8; 8] = b"CLTOK\0\0\x01";
-const HEAD_BYTES: usize = 16;
+const MAGIC: &[u8; 8] = b"CLTOK\0\0\x02";
+/// Magic, number of extents, bytes of a token, snapshot and tokenizer.
+const HEAD_BYTES: usize = 8 + 4 + 4 + 17 + 17;
 const INDEX_ENTRY_BYTES: usize = 63;
 const EXTENTS_PER_SHARD_MAX: u32 = 1 << 24;
 
@@ -81,7 +84,8 @@ pub fn run(spec: &ExtentsSpec, depot: &dyn Depot, monitor: &dyn Monitor) -> Resu
     let tokenizer = tokenizer::load(depot, spec.tokenizer)?;
     let width = Width::of(tokenizer.vocab_size());
     let mut stage = parallel::Stage::new("tokenise", "byte", snapshot.entries.iter().map(Entry::bytes).sum());
-    let mut shards = Shards { depot, width, gathered: Vec::new(), gathered_bytes: 0, written: Vec::new() };
+    let source = Source { snapshot: spec.snapshot, tokenizer: spec.tokenizer, width };
+    let mut shards = Shards { depot, source, gathered: Vec::new(), gathered_bytes: 0, written: Vec::new() };
     let mut outcome = ExtentsOutcome {
         shards: Vec::new(),
         train: TokenAmount::default(),
@@ -90,7 +94,7 @@ pub fn run(spec: &ExtentsSpec, depot: &dyn Depot, monitor: &dyn Monitor) -> Resu
     parallel::in_order(
         spec.threads,
         snapshot.entries.iter(),
-        |entry| tokenise(entry, &snapshot, &tokenizer, depot, width),
+        |entry| tokenise(entry, &snapshot, &tokenizer, depot, &source),
         |sealed| {
             let bytes: u64 = sealed.iter().map(|extent| extent.extent.bytes).sum();
             for sealed in sealed {
@@ -146,6 +150,14 @@ impl Width {
     }
 }
 
+/// What a shard's extents have in common: where their tokens come from, and how they are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Source {
+    snapshot: Id,
+    tokenizer: Id,
+    width: Width,
+}
+
 struct SealedExtent {
     extent: Extent,
     blob: Vec<u8>,
@@ -156,7 +168,7 @@ fn tokenise(
     snapshot: &Snapshot,
     tokenizer: &Tokenizer,
     depot: &dyn Depot,
-    width: Width,
+    source: &Source,
 ) -> Result<Vec<SealedExtent>> {
     let text = snapshot.text(depot, entry)?;
     let key = depot.extent_key(entry.document.object)?;
@@ -175,7 +187,7 @@ fn tokenise(
                 tokens: ids.len() as u32,
                 bytes: piece as u64,
             };
-            let blob = seal::seal_blob(&key, &binding(&extent, width), &width.pack(&ids))?;
+            let blob = seal::seal_blob(&key, &binding(&extent, source), &source.width.pack(&ids))?;
             sealed.push(SealedExtent { extent, blob });
         }
     }
@@ -202,15 +214,17 @@ fn runs(tokenizer: &Tokenizer, stretch: &str) -> Result<Vec<(usize, Vec<u32>)>> 
     Ok(runs)
 }
 
-/// What an extent's ciphertext is bound to: nobody can pass one off as another.
-fn binding(extent: &Extent, width: Width) -> Vec<u8> {
-    let mut binding = b"cloister token extent v1".to_vec();
-    binding.push(width.bytes() as u8);
+/// What an extent's ciphertext is bound to: nobody can pass one off as another, nor as one of another tokenizer's.
+fn binding(extent: &Extent, source: &Source) -> Vec<u8> {
+    let mut binding = b"cloister token extent v2".to_vec();
+    binding.push(source.width.bytes() as u8);
+    binding.extend_from_slice(&source.snapshot.to_bytes());
+    binding.extend_from_slice(&source.tokenizer.to_bytes());
     binding.extend_from_slice(&index_entry(extent, 0, 0)[..INDEX_ENTRY_BYTES - 12]);
     binding
 }
 
-/// An index entry: document, object, part, side, tokens, bytes, offset of the blob behind the index, its length.
+/// An index entry: document, object, part, side, tokens, bytes, where the blob begins in what is carried, its length.
 fn index_entry(extent: &Extent, offset: u64, length: u32) -> [u8; INDEX_ENTRY_BYTES] {
     let mut entry = [0; INDEX_ENTRY_BYTES];
     let mut rest = &mut entry[..];
@@ -254,7 +268,7 @@ fn parse_index_entry(entry: &[u8; INDEX_ENTRY_BYTES]) -> Result<(Extent, u64, u3
 /// Gathers sealed extents and writes them out shard by shard.
 struct Shards<'d> {
     depot: &'d dyn Depot,
-    width: Width,
+    source: Source,
     gathered: Vec<SealedExtent>,
     gathered_bytes: usize,
     written: Vec<Id>,
@@ -275,24 +289,31 @@ impl Shards<'_> {
     }
 
     fn write(&mut self) -> Result<()> {
-        let mut head = Vec::with_capacity(HEAD_BYTES + self.gathered.len() * INDEX_ENTRY_BYTES);
-        head.extend_from_slice(MAGIC);
-        head.extend_from_slice(&(self.gathered.len() as u32).to_le_bytes());
-        head.extend_from_slice(&(self.width.bytes() as u32).to_le_bytes());
+        let index_bytes = HEAD_BYTES + self.gathered.len() * INDEX_ENTRY_BYTES;
+        let mut object = self.depot.create_carrying(IdKind::Shard, index_bytes as u64)?;
+        let mut index = Vec::with_capacity(index_bytes);
+        index.extend_from_slice(&head(self.gathered.len() as u32, &self.source));
         let mut offset = 0;
-        for SealedExtent { extent, blob } in &self.gathered {
-            head.extend_from_slice(&index_entry(extent, offset, blob.len() as u32));
+        for SealedExtent { extent, blob } in self.gathered.drain(..) {
+            index.extend_from_slice(&index_entry(&extent, offset, blob.len() as u32));
             offset += blob.len() as u64;
+            object.carry(&blob).context("writing a token shard")?;
         }
-        let mut object = self.depot.create(IdKind::Shard, head.len() as u64 + offset)?;
-        object.write_all(&head).context("writing a token shard")?;
-        for SealedExtent { blob, .. } in self.gathered.drain(..) {
-            object.write_all(&blob).context("writing a token shard")?;
-        }
+        object.write_all(&index).context("writing a token shard")?;
         self.gathered_bytes = 0;
         self.written.push(self.depot.commit(object)?);
         Ok(())
     }
+}
+
+/// How a shard's content begins.
+fn head(extents: u32, source: &Source) -> Vec<u8> {
+    let mut head = MAGIC.to_vec();
+    head.extend_from_slice(&extents.to_le_bytes());
+    head.extend_from_slice(&(source.width.bytes() as u32).to_le_bytes());
+    head.extend_from_slice(&source.snapshot.to_bytes());
+    head.extend_from_slice(&source.tokenizer.to_bytes());
+    head
 }
 
 /// The extents of some shards, open for reading; several threads may read at once.
@@ -300,7 +321,7 @@ pub struct TokenSet<'d> {
     depot: &'d dyn Depot,
     extents: Vec<Extent>,
     places: Vec<Place>,
-    shards: Vec<(ObjectReader, Width)>,
+    shards: Vec<(ObjectReader, Source)>,
 }
 
 /// Where an extent's ciphertext lies.
@@ -345,11 +366,11 @@ impl<'d> TokenSet<'d> {
     pub fn read(&self, index: usize, ids: &mut Vec<u32>) -> Result<()> {
         let place = self.places[index];
         let mut blob = vec![0; place.length as usize];
-        self.shards[place.shard as usize].0.read_at(place.offset, &mut blob)?;
+        self.shards[place.shard as usize].0.read_carried_at(place.offset, &mut blob)?;
         let packed = self.open_extent(index, &mut blob)?;
         ids.clear();
         ids.reserve(self.extents[index].tokens as usize);
-        self.width(index).unpack(&blob[packed], ids);
+        self.source(index).width.unpack(&blob[packed], ids);
         Ok(())
     }
 
@@ -360,15 +381,17 @@ impl<'d> TokenSet<'d> {
     /// As [`TokenSet::read`].
     pub fn load(&self, threads: usize) -> Result<Loaded> {
         let groups = self.groups();
-        let length =
-            |group: &Range<usize>| self.places[group.clone()].iter().map(Place::length).sum::<usize>();
-        let mut blobs = fresh_memory(groups.iter().map(length).sum())?;
+        let mut blobs = fresh_memory(groups.iter().map(|group| self.length(group)).sum())?;
         let mut rest = &mut blobs[..];
         let mut begin = 0;
-        let places = groups.into_iter().map(|group| {
-            let place = (begin, rest.split_off_mut(..length(&group)).expect("the sum of all lengths"));
+        groups.iter().take(READS_AHEAD).for_each(|group| self.will_read(group));
+        let places = groups.iter().enumerate().map(|(number, group)| {
+            if let Some(later) = groups.get(number + READS_AHEAD) {
+                self.will_read(later);
+            }
+            let place = (begin, rest.split_off_mut(..self.length(group)).expect("the sum of all lengths"));
             begin += place.1.len();
-            (group, place)
+            (group.clone(), place)
         });
         let mut runs = Vec::with_capacity(self.extents.len());
         let open = |(group, (begin, blobs)): (Range<usize>, (usize, &mut [u8]))| {
@@ -381,8 +404,19 @@ impl<'d> TokenSet<'d> {
         Ok(Loaded { blobs, runs })
     }
 
-    fn width(&self, index: usize) -> Width {
-        self.shards[self.places[index].shard as usize].1
+    fn source(&self, index: usize) -> &Source {
+        &self.shards[self.places[index].shard as usize].1
+    }
+
+    /// Bytes of all blobs of a group.
+    fn length(&self, group: &Range<usize>) -> usize {
+        self.places[group.clone()].iter().map(Place::length).sum()
+    }
+
+    /// Lets the disk begin with a group.
+    fn will_read(&self, group: &Range<usize>) {
+        let first = self.places[group.start];
+        self.shards[first.shard as usize].0.will_read_carried(first.offset, self.length(group));
     }
 
     /// Runs of extents that lie behind one another in one shard.
@@ -408,13 +442,14 @@ impl<'d> TokenSet<'d> {
     /// from `begin`.
     fn open_group(&self, group: Range<usize>, mut begin: usize, blobs: &mut [u8]) -> Result<Vec<Run>> {
         let first = self.places[group.start];
-        self.shards[first.shard as usize].0.read_at(first.offset, blobs)?;
+        self.shards[first.shard as usize].0.read_carried_at(first.offset, blobs)?;
         let mut rest = blobs;
         let mut runs = Vec::with_capacity(group.len());
         for index in group {
             let blob = rest.split_off_mut(..self.places[index].length()).expect("the sum of all lengths");
             let packed = self.open_extent(index, blob)?;
-            runs.push(Run { packed: begin + packed.start..begin + packed.end, width: self.width(index) });
+            let width = self.source(index).width;
+            runs.push(Run { packed: begin + packed.start..begin + packed.end, width });
             begin += blob.len();
         }
         Ok(runs)
@@ -424,7 +459,7 @@ impl<'d> TokenSet<'d> {
     fn open_extent(&self, index: usize, blob: &mut [u8]) -> Result<Range<usize>> {
         let extent = &self.extents[index];
         let key = self.depot.extent_key(extent.object)?;
-        seal::open_blob_in_place(&key, &binding(extent, self.width(index)), blob)
+        seal::open_blob_in_place(&key, &binding(extent, self.source(index)), blob)
             .with_context(|| format!("opening the tokens of {}", extent.document))
     }
 
@@ -437,29 +472,34 @@ impl<'d> TokenSet<'d> {
         object.read_at(0, &mut head)?;
         let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let (count, width) = (word(8), word(12));
+        let index_bytes = u64::from(count) * INDEX_ENTRY_BYTES as u64;
+        if !head.starts_with(MAGIC)
+            || count > EXTENTS_PER_SHARD_MAX
+            || HEAD_BYTES as u64 + index_bytes != length
+        {
+            return Err(damaged("it does not begin as one"));
+        }
         let width = match width {
             2 => Width::Two,
             4 => Width::Four,
             _ => return Err(damaged("its tokens have no known width")),
         };
-        let body_from = HEAD_BYTES as u64 + u64::from(count) * INDEX_ENTRY_BYTES as u64;
-        if !head.starts_with(MAGIC) || count > EXTENTS_PER_SHARD_MAX || body_from > length {
-            return Err(damaged("it does not begin as one"));
-        }
-        let mut index = vec![0; (body_from - HEAD_BYTES as u64) as usize];
+        let id = |at: usize| Id::from_bytes(std::array::from_fn(|byte| head[at + byte]));
+        let source = Source { snapshot: id(16)?, tokenizer: id(33)?, width };
+        let mut index = vec![0; index_bytes as usize];
         object.read_at(HEAD_BYTES as u64, &mut index)?;
         for entry in index.as_chunks().0 {
             let (extent, offset, blob_bytes) = parse_index_entry(entry)?;
             let expected = extent.tokens as usize * width.bytes() + BLOB_OVERHEAD_BYTES;
-            let end = offset.checked_add(u64::from(blob_bytes)).and_then(|end| end.checked_add(body_from));
-            if blob_bytes as usize != expected || end.is_none_or(|end| end > length) {
+            let end = offset.checked_add(u64::from(blob_bytes));
+            if blob_bytes as usize != expected || end.is_none_or(|end| end > object.carried_bytes()) {
                 return Err(damaged("an extent lies outside it"));
             }
             self.extents.push(extent);
             let shard = self.shards.len() as u32;
-            self.places.push(Place { shard, length: blob_bytes, offset: body_from + offset });
+            self.places.push(Place { shard, length: blob_bytes, offset });
         }
-        self.shards.push((object, width));
+        self.shards.push((object, source));
         Ok(())
     }
 }

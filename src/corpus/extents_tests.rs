@@ -88,6 +88,41 @@ fn erasing_a_document_takes_its_tokens_and_no_others() {
 }
 
 #[test]
+fn altered_tokens_are_refused_and_named() {
+    let Made { bench, outcome, .. } = made();
+    let shard = outcome.shards[0];
+    let path = bench.object_path(shard);
+    let mut bytes = std::fs::read(&path).expect("the shard");
+    let set = TokenSet::open(&bench.vault, &outcome.shards).expect("opens");
+    bytes[crate::seal::HEADER_BYTES + set.places[1].offset as usize + 20] ^= 1;
+    std::fs::write(&path, bytes).expect("altered");
+    let set = TokenSet::open(&bench.vault, &outcome.shards).expect("its index is whole");
+    let mut ids = Vec::new();
+    set.read(0, &mut ids).expect("another extent");
+    assert_eq!(set.read(1, &mut ids).unwrap_err().kind(), ErrorKind::Integrity);
+    assert_eq!(set.load(2).map(drop).unwrap_err().kind(), ErrorKind::Integrity);
+    let report = bench.vault.verify(None, &Silent).expect("verifies");
+    assert_eq!(
+        report.problems.iter().map(|problem| &problem.object).collect::<Vec<_>>(),
+        [&shard.to_string()]
+    );
+}
+
+#[test]
+fn tokens_of_another_tokenizer_are_not_taken_for_these() {
+    let Made { bench, outcome, .. } = made();
+    let set = TokenSet::open(&bench.vault, &outcome.shards).expect("opens");
+    let mut blob = vec![0; set.places[0].length()];
+    set.shards[0].0.read_carried_at(set.places[0].offset, &mut blob).expect("reads");
+    let key = bench.vault.extent_key(set.extents[0].object).expect("key");
+    let other = Source { tokenizer: Id::from_parts(IdKind::Tokenizer, 9, [9; 10]), ..*set.source(0) };
+    for (source, opens) in [(*set.source(0), true), (other, false)] {
+        let opened = seal::open_blob(&key, &binding(&set.extents[0], &source), &blob);
+        assert_eq!(opened.is_ok(), opens);
+    }
+}
+
+#[test]
 fn a_long_run_becomes_several_extents() {
     let Made { tokenizer, .. } = made();
     let line = "the party  shall\n\n  give notice; 12345 of the term\r\nor not. ";
@@ -115,11 +150,18 @@ fn index_entries_survive_and_lies_in_them_are_found() {
 
     let bench = Bench::new();
     let shard = |bytes: &[u8]| {
-        let mut object = bench.vault.create(IdKind::Shard, bytes.len() as u64).expect("create");
+        let mut object = bench.vault.create_carrying(IdKind::Shard, bytes.len() as u64).expect("create");
+        object.carry(&[0; 40]).expect("carry");
         object.write_all(bytes).expect("write");
         bench.vault.commit(object).expect("commit")
     };
-    let head = |count: u32, width: u32| [&MAGIC[..], &count.to_le_bytes(), &width.to_le_bytes()].concat();
+    let source =
+        Source { snapshot: id(IdKind::Snapshot, 3), tokenizer: id(IdKind::Tokenizer, 4), width: Width::Two };
+    let head = |count: u32, width: u8| {
+        let mut head = head(count, &source);
+        head[12] = width;
+        head
+    };
     let lies = [
         Vec::new(),
         b"CLTOK".to_vec(),
@@ -130,6 +172,8 @@ fn index_entries_survive_and_lies_in_them_are_found() {
         [head(1, 2), entry.to_vec()].concat(),
         [head(1, 2), vec![255; INDEX_ENTRY_BYTES]].concat(),
         [head(1, 2), index_entry(&Extent { tokens: 1, ..extent }, u64::MAX, 31).to_vec()].concat(),
+        [head(1, 2), index_entry(&Extent { tokens: 1, ..extent }, 10, 31).to_vec()].concat(),
+        [head(1, 2), index_entry(&Extent { tokens: 1, ..extent }, 9, 31).to_vec(), vec![0]].concat(),
     ];
     for (number, lie) in lies.iter().enumerate() {
         let error = TokenSet::open(&bench.vault, &[shard(lie)]).map(|_| ()).unwrap_err();

@@ -3,13 +3,13 @@ use std::io::Write;
 use super::*;
 use crate::{
     base::{ErrorKind, Silent},
-    vault::{Unsealer, Vault},
+    vault::{Unsealer, Vault, object_path},
 };
 
 /// A vault in a folder of its own, and documents put into it.
 pub(crate) struct Bench {
     pub vault: Vault,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Bench {
@@ -17,7 +17,11 @@ impl Bench {
         let directory = tempfile::tempdir().expect("temporary directory");
         let key_file = Unsealer::KeyFile(directory.path().join("root.key"));
         let vault = Vault::init(&directory.path().join("data"), &key_file).expect("a vault");
-        Self { vault, _directory: directory }
+        Self { vault, directory }
+    }
+
+    pub fn object_path(&self, id: Id) -> std::path::PathBuf {
+        object_path(&self.directory.path().join("data/objects"), id)
     }
 
     pub fn put(&self, text: &str) -> DocumentRef {

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 0 | 8 | magic `CLOISOBJ` |
 //! | 8 | 2 | format version, 1 |
-//! | 10 | 2 | algorithm, 1: AES-256-GCM, keys by HKDF-SHA256, header by HMAC-SHA256 |
+//! | 10 | 2 | algorithm, 1: AES-256-GCM, keys by HKDF-SHA256, header by HMAC-SHA256; 2: the same, and it carries |
 //! | 12 | 4 | chunk size: plaintext bytes in every chunk but the last |
 //! | 16 | 8 | plaintext length |
 //! | 24 | 8 | object version |
@@ -14,8 +14,12 @@
 //! | 98 | 32 | header MAC over all of the above |
 //!
 //! Then the chunks, each `nonce (12) | ciphertext | tag (16)`, sealed with the associated data
-//! `SHA-256 of the header (32) | index (8) | final flag (1)`. An empty object has one chunk, an empty one. The
-//! object's key is never used itself: commitment, MAC key and content key are derived from it for this
+//! `SHA-256 of the header (32) | index (8) | final flag (1)`. An empty object has one chunk, an empty one.
+//!
+//! An object may carry ciphertext of other keys, which is not sealed a second time: it lies between header and chunks, and
+//! the last 40 bytes of the plaintext are its length (8) and its SHA-256 (32).
+//!
+//! The object's key is never used itself: commitment, MAC key and content key are derived from it for this
 //! install, object and version, so AES-GCM is committed to one key, and versions share no nonce space.
 
 use super::{
@@ -33,12 +37,15 @@ pub const CHUNK_BYTES_DEFAULT: u32 = 64 << 10;
 /// A header cannot ask for more memory per chunk than this.
 const CHUNK_BYTES_MAX: u32 = 16 << 20;
 const CHUNK_BYTES_MIN: u32 = 1;
+/// The end of the plaintext of an object that carries: length and SHA-256 of what it carries.
+pub(super) const TRAILER_BYTES: usize = 8 + 32;
 /// More would not fit a file, and keeps every sum below overflow.
 const LENGTH_BYTES_MAX: u64 = 1 << 56;
 
 const MAGIC: &[u8; 8] = b"CLOISOBJ";
 const FORMAT: u16 = 1;
 const ALGORITHM: u16 = 1;
+const ALGORITHM_CARRYING: u16 = 2;
 const COMMITMENT_AT: usize = 66;
 const MAC_AT: usize = COMMITMENT_AT + 32;
 const _: () = assert!(MAC_AT + 32 == HEADER_BYTES);
@@ -56,7 +63,10 @@ pub struct Label {
 pub struct Header {
     pub label: Label,
     pub chunk_bytes: u32,
+    /// Of all plaintext; where the object carries, its trailer is the end of it.
     pub length_bytes: u64,
+    /// Whether ciphertext of other keys lies before the chunks.
+    pub carries: bool,
     /// SHA-256 of the whole header: it stands for the object wherever objects are listed.
     pub hash: Digest,
 }
@@ -74,6 +84,7 @@ impl Header {
         label: Label,
         chunk_bytes: u32,
         length_bytes: u64,
+        carries: bool,
     ) -> Result<(Self, [u8; HEADER_BYTES])> {
         if length_bytes > LENGTH_BYTES_MAX {
             return Err(Error::usage(format!("{}: {length_bytes} bytes are too many", label.object)));
@@ -81,7 +92,8 @@ impl Header {
         let mut bytes = [0; HEADER_BYTES];
         bytes[..8].copy_from_slice(MAGIC);
         bytes[8..10].copy_from_slice(&FORMAT.to_le_bytes());
-        bytes[10..12].copy_from_slice(&ALGORITHM.to_le_bytes());
+        let algorithm = if carries { ALGORITHM_CARRYING } else { ALGORITHM };
+        bytes[10..12].copy_from_slice(&algorithm.to_le_bytes());
         bytes[12..16].copy_from_slice(&chunk_bytes.to_le_bytes());
         bytes[16..24].copy_from_slice(&length_bytes.to_le_bytes());
         bytes[24..32].copy_from_slice(&label.version.to_le_bytes());
@@ -90,7 +102,7 @@ impl Header {
         bytes[COMMITMENT_AT..MAC_AT].copy_from_slice(&label.commitment(key)?);
         let code = hmac(&label.mac_key(key)?, &bytes[..MAC_AT]);
         bytes[MAC_AT..].copy_from_slice(&code);
-        Ok((Self { label, chunk_bytes, length_bytes, hash: sha256(&bytes) }, bytes))
+        Ok((Self { label, chunk_bytes, length_bytes, carries, hash: sha256(&bytes) }, bytes))
     }
 
     /// Reads a header and finds it authentic, and that of `expected`.
@@ -104,9 +116,10 @@ impl Header {
             return Err(broken("does not begin as a sealed object".into()));
         }
         let (format, algorithm) = (field.u16(8), field.u16(10));
-        if (format, algorithm) != (FORMAT, ALGORITHM) {
+        if format != FORMAT || ![ALGORITHM, ALGORITHM_CARRYING].contains(&algorithm) {
             return Err(broken(format!(
-                "has format {format} with algorithm {algorithm}; this version reads {FORMAT} with {ALGORITHM}"
+                "has format {format} with algorithm {algorithm}; this version reads {FORMAT} with {ALGORITHM} or \
+                 {ALGORITHM_CARRYING}"
             ))
             .remedy("open it with the version of Cloister that wrote it, or restore it from a backup"));
         }
@@ -123,10 +136,14 @@ impl Header {
             return Err(broken("has a header that was altered".into()));
         }
         let (chunk_bytes, length_bytes) = (field.u32(12), field.u64(16));
-        if !(CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&chunk_bytes) || length_bytes > LENGTH_BYTES_MAX {
+        let carries = algorithm == ALGORITHM_CARRYING;
+        let least_bytes = if carries { TRAILER_BYTES as u64 } else { 0 };
+        if !(CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&chunk_bytes)
+            || !(least_bytes..=LENGTH_BYTES_MAX).contains(&length_bytes)
+        {
             return Err(broken(format!("states chunks of {chunk_bytes} and {length_bytes} bytes in all")));
         }
-        Ok(Self { label: found, chunk_bytes, length_bytes, hash: sha256(bytes) })
+        Ok(Self { label: found, chunk_bytes, length_bytes, carries, hash: sha256(bytes) })
     }
 
     pub(super) fn content_key(&self, key: &Key) -> Result<Key> {
@@ -144,9 +161,9 @@ impl Header {
         (self.length_bytes - before).min(u64::from(self.chunk_bytes)) as usize
     }
 
-    /// Where in the file chunk `index` begins.
-    pub(super) fn chunk_at(&self, index: u64) -> u64 {
-        HEADER_BYTES as u64 + index * (u64::from(self.chunk_bytes) + CHUNK_OVERHEAD_BYTES as u64)
+    /// Where chunk `index` begins, counted from the first.
+    pub(super) fn chunk_offset(&self, index: u64) -> u64 {
+        index * (u64::from(self.chunk_bytes) + CHUNK_OVERHEAD_BYTES as u64)
     }
 
     pub(super) fn chunk_aad(&self, index: u64) -> [u8; 41] {
@@ -157,6 +174,12 @@ impl Header {
         aad
     }
 
+    /// Plaintext bytes that are the caller's own.
+    pub(super) fn content_bytes(&self) -> u64 {
+        self.length_bytes - if self.carries { TRAILER_BYTES as u64 } else { 0 }
+    }
+
+    /// Without what it carries.
     pub fn sealed_length_bytes(&self) -> u64 {
         sealed_length_bytes(self.length_bytes, self.chunk_bytes)
     }

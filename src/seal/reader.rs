@@ -13,9 +13,9 @@ use std::{
 use rustix::fs::{Advice, fadvise};
 
 use super::{
-    HEADER_BYTES, Header, Key, Label, WipedVec,
+    Digest, HEADER_BYTES, Header, Key, Label, Sha256, WipedVec,
     cipher::{Cipher, NONCE_BYTES, TAG_BYTES},
-    header::CHUNK_OVERHEAD_BYTES,
+    header::{CHUNK_OVERHEAD_BYTES, TRAILER_BYTES},
     threads::{BYTES_PER_THREAD_MIN, join, threads_max},
     wipe,
 };
@@ -29,13 +29,21 @@ const AHEAD_BYTES: usize = 4 << 20;
 /// Chunks that small reads came to last are kept open, so that the next small read beside it costs a copy.
 const RECENT_CHUNKS: usize = 16;
 
-/// An open sealed object. Nothing it returns comes from a chunk that was not authenticated.
+/// An open sealed object. No plaintext it returns comes from a chunk that was not authenticated.
 pub struct SealReader {
     file: File,
     header: Header,
     content_key: Key,
+    /// What lies between header and chunks.
+    carried: Carried,
     /// The latest last.
     recent: Mutex<Vec<(u64, Arc<WipedVec>)>>,
+}
+
+#[derive(Default)]
+struct Carried {
+    bytes: u64,
+    digest: Digest,
 }
 
 impl SealReader {
@@ -58,13 +66,16 @@ impl SealReader {
         if found_bytes < due_bytes {
             return Err(cut_short(label, due_bytes - found_bytes));
         }
-        if found_bytes > due_bytes {
-            let more = found_bytes - due_bytes;
+        let more = found_bytes - due_bytes;
+        if more > 0 && !header.carries {
             return Err(Error::integrity(format!("object {object} was extended by {more} bytes")));
         }
         let content_key = header.content_key(key)?;
-        let reader = Self { file, header, content_key, recent: Mutex::default() };
-        if reader.len_bytes() == 0 {
+        let carried = Carried { bytes: more, ..Carried::default() };
+        let mut reader = Self { file, header, content_key, carried, recent: Mutex::default() };
+        if reader.header.carries {
+            reader.read_trailer()?;
+        } else if reader.len_bytes() == 0 {
             // No read will ever ask for the one, empty chunk.
             reader.open_group(&Cipher::new(&reader.content_key), 0, &mut [])?;
         }
@@ -75,8 +86,86 @@ impl SealReader {
         &self.header
     }
 
+    /// Of its content: what it carries is not counted.
     pub fn len_bytes(&self) -> u64 {
-        self.header.length_bytes
+        self.header.content_bytes()
+    }
+
+    /// How much ciphertext of other keys it carries.
+    pub fn carried_bytes(&self) -> u64 {
+        self.carried.bytes
+    }
+
+    /// Fills `out` with carried ciphertext from `offset` on. It is as the file has it: whoever opens it finds out whether it
+    /// was altered, and so does [`SealReader::verify_carried`].
+    ///
+    /// # Errors
+    /// `Integrity` when the file was cut since it was opened; `Usage` when the range goes beyond the end.
+    pub fn read_carried_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let object = self.header.label.object;
+        if offset.checked_add(out.len() as u64).is_none_or(|end| end > self.carried.bytes) {
+            return Err(Error::usage(format!(
+                "object {object} carries {} bytes: {} at {offset} cannot be read",
+                self.carried.bytes,
+                out.len()
+            )));
+        }
+        self.file
+            .read_exact_at(out, HEADER_BYTES as u64 + offset)
+            .map_err(|error| error_reading(error, object))
+    }
+
+    /// Lets the disk begin with carried ciphertext that will be read soon: many small reads side by side would otherwise each
+    /// wait for it. A wish: nothing fails without it.
+    pub fn will_read_carried(&self, offset: u64, len_bytes: usize) {
+        let length = std::num::NonZeroU64::new(len_bytes as u64);
+        let _ = fadvise(&self.file, HEADER_BYTES as u64 + offset, length, Advice::WillNeed);
+    }
+
+    /// Reads all that is carried, through `buffer`.
+    ///
+    /// # Errors
+    /// `Integrity`, naming the object, when it is not what was written.
+    pub fn verify_carried(&self, buffer: &mut [u8]) -> Result<()> {
+        let mut digest = Sha256::default();
+        let mut at = 0;
+        while at < self.carried.bytes {
+            let part = (self.carried.bytes - at).min(buffer.len() as u64);
+            let piece = &mut buffer[..part as usize];
+            self.read_carried_at(at, piece)?;
+            digest.update(piece);
+            at += part;
+        }
+        if self.header.carries && digest.finish() != self.carried.digest {
+            let object = self.header.label.object;
+            return Err(Error::integrity(format!("object {object}: what it carries was altered"))
+                .remedy("restore the object from a backup"));
+        }
+        Ok(())
+    }
+
+    /// The end of the plaintext says what is carried. Were it not as long as the file has it, no chunk would lie where it
+    /// is looked for.
+    fn read_trailer(&mut self) -> Result<()> {
+        let mut trailer = [0; TRAILER_BYTES];
+        let first = self.header.length_bytes - TRAILER_BYTES as u64;
+        let chunk_bytes = u64::from(self.header.chunk_bytes);
+        self.read_edges(first / chunk_bytes, (first % chunk_bytes) as usize, &mut trailer)?;
+        let (length, digest) = trailer.split_at(8);
+        let bytes = u64::from_le_bytes(length.try_into().expect("eight bytes"));
+        if bytes != self.carried.bytes {
+            return Err(Error::integrity(format!(
+                "object {} carries {} bytes, and {bytes} were written",
+                self.header.label.object, self.carried.bytes
+            )));
+        }
+        self.carried.digest = digest.try_into().expect("32 bytes");
+        Ok(())
+    }
+
+    /// Where in the file chunk `index` begins.
+    fn chunk_at(&self, index: u64) -> u64 {
+        HEADER_BYTES as u64 + self.carried.bytes + self.header.chunk_offset(index)
     }
 
     /// Fills `out` with the plaintext that begins at `offset`. Large ranges are opened by several threads.
@@ -208,7 +297,7 @@ impl SealReader {
         let sealed_bytes =
             len_bytes + len_bytes.div_ceil(self.header.chunk_bytes as usize) * CHUNK_OVERHEAD_BYTES;
         let length = std::num::NonZeroU64::new(sealed_bytes as u64);
-        let _ = fadvise(&self.file, self.header.chunk_at(first), length, Advice::WillNeed);
+        let _ = fadvise(&self.file, self.chunk_at(first), length, Advice::WillNeed);
     }
 
     /// Reads and opens the chunks from `first` whose plaintext fills `out` exactly.
@@ -217,14 +306,14 @@ impl SealReader {
         let chunks = out.len().div_ceil(chunk_bytes).max(1);
         let mut edges = vec![([0; NONCE_BYTES], [0; TAG_BYTES]); chunks];
         let object = self.header.label.object;
-        read_scattered(&self.file, self.header.chunk_at(first), chunk_bytes, &mut edges, out).map_err(
-            |error| match error.kind() {
+        read_scattered(&self.file, self.chunk_at(first), chunk_bytes, &mut edges, out).map_err(|error| {
+            match error.kind() {
                 io::ErrorKind::UnexpectedEof => {
                     Error::integrity(format!("object {object} was cut short while it was read"))
                 }
                 _ => error_reading(error, object),
-            },
-        )?;
+            }
+        })?;
         for (place, (nonce, tag)) in edges.into_iter().enumerate() {
             let index = first + place as u64;
             let start = place * chunk_bytes;

@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::FileExt,
 };
 
-use super::{key::hkdf_sha256, *};
+use super::{header::TRAILER_BYTES, key::hkdf_sha256, *};
 use crate::base::{Error, ErrorKind, Id, IdKind, Philox, Result};
 
 const CHUNK: u32 = 64;
@@ -34,9 +34,18 @@ fn hex(text: &str) -> Vec<u8> {
 }
 
 fn seal_as(key: &Key, label: Label, chunk_bytes: u32, plain: &[u8]) -> Vec<u8> {
-    let length = plain.len() as u64;
-    let mut writer =
-        SealWriter::with_chunk_bytes(Vec::new(), key, label, length, chunk_bytes).expect("writer");
+    let header = Header::seal(key, label, chunk_bytes, plain.len() as u64, false).expect("header");
+    let mut writer = SealWriter::with_header(Vec::new(), key, header).expect("writer");
+    writer.write_all(plain).expect("write");
+    writer.finish().expect("finish").0
+}
+
+/// An object that carries `ciphertext`.
+fn seal_carrying(plain: &[u8], ciphertext: &[&[u8]]) -> Vec<u8> {
+    let length = (plain.len() + TRAILER_BYTES) as u64;
+    let header = Header::seal(&key(9), label(), CHUNK, length, true).expect("header");
+    let mut writer = SealWriter::with_header(Vec::new(), &key(9), header).expect("writer");
+    ciphertext.iter().for_each(|piece| writer.carry(piece).expect("carry"));
     writer.write_all(plain).expect("write");
     writer.finish().expect("finish").0
 }
@@ -367,10 +376,69 @@ fn what_changes_after_opening_is_refused_too() {
 #[test]
 fn a_header_cannot_ask_for_much_memory() {
     for chunk_bytes in [0, (16 << 20) + 1, u32::MAX] {
-        let (_, header) = Header::seal(&key(9), label(), chunk_bytes, 10).expect("header");
+        let (_, header) = Header::seal(&key(9), label(), chunk_bytes, 10, false).expect("header");
         refused(&header, format!("chunks of {chunk_bytes} bytes"));
     }
-    assert!(Header::seal(&key(9), label(), CHUNK, u64::MAX).is_err());
+    assert!(Header::seal(&key(9), label(), CHUNK, u64::MAX, false).is_err());
+    let (_, header) = Header::seal(&key(9), label(), CHUNK, TRAILER_BYTES as u64 - 1, true).expect("header");
+    refused(&header, "39 bytes in all");
+}
+
+// What an object carries.
+
+#[test]
+fn what_is_carried_comes_back_as_it_was_beside_the_content() {
+    for length in [0, 1, CHUNK as usize - TRAILER_BYTES, CHUNK as usize - 1, CHUNK as usize, 150] {
+        for carried in [0, 1, 1000] {
+            let (plain, ciphertext) = (text(length), text(carried));
+            let (begin, end) = ciphertext.split_at(carried / 3);
+            let sealed = seal_carrying(&plain, &[begin, end]);
+            let reader = SealReader::open(file_of(&sealed), &key(9), label()).expect("opens");
+            assert_eq!((reader.len_bytes(), reader.carried_bytes()), (length as u64, carried as u64));
+            assert_eq!(reader.read_all().expect("content"), plain, "{length}");
+            let mut read = vec![0; carried - carried / 3];
+            reader.read_carried_at(carried as u64 / 3, &mut read).expect("carried");
+            assert_eq!(read, end);
+            reader.verify_carried(&mut [0; 64]).expect("as it was written");
+            let beyond = reader.read_carried_at(carried as u64, &mut [0]).unwrap_err();
+            assert_eq!(beyond.kind(), ErrorKind::Usage);
+            assert!(reader.read_at(length as u64, &mut [0]).is_err(), "the trailer is no content");
+        }
+    }
+}
+
+#[test]
+fn every_bit_of_an_object_that_carries_counts() {
+    let (plain, ciphertext) = (text(100), text(80));
+    let sealed = seal_carrying(&plain, &[&ciphertext]);
+    let whole = |bytes: &[u8]| {
+        let reader = SealReader::open(file_of(bytes), &key(9), label())?;
+        reader.verify_carried(&mut [0; 64])?;
+        reader.read_all()
+    };
+    assert_eq!(whole(&sealed).expect("as it was"), plain);
+    for bit in 0..8 * sealed.len() {
+        let mut altered = sealed.clone();
+        altered[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(whole(&altered).expect_err("altered").kind(), ErrorKind::Integrity, "bit {bit}");
+    }
+    for length in 0..sealed.len() {
+        assert_eq!(whole(&sealed[..length]).expect_err("cut").kind(), ErrorKind::Integrity, "{length}");
+    }
+    // Taken out of what is carried, or put into it: no chunk is where it was.
+    let middle = HEADER_BYTES + 40;
+    refused(&[&sealed[..middle], &sealed[middle + 1..]].concat(), label().object);
+    refused(&[&sealed[..middle], &[0], &sealed[middle..]].concat(), label().object);
+}
+
+#[test]
+fn only_what_was_made_to_carries_and_before_its_content() {
+    let mut plain = SealWriter::new(Vec::new(), &key(9), label(), 10).expect("writer");
+    assert!(plain.carry(b"x").is_err());
+    let mut carrying = SealWriter::carrying(Vec::new(), &key(9), label(), 10).expect("writer");
+    carrying.write_all(b"01234").expect("write");
+    assert!(carrying.carry(b"x").is_err());
+    assert!(carrying.write_all(b"0123456").is_err(), "no room for the trailer is lent out");
 }
 
 // Writers that go wrong.

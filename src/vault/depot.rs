@@ -14,6 +14,9 @@ pub trait Depot: Sync {
     /// Begins an object of exactly `length_bytes` under a fresh key. Nothing of it is left if it is dropped.
     fn create(&self, kind: IdKind, length_bytes: u64) -> Result<ObjectWriter>;
 
+    /// As [`Depot::create`], of an object that carries ciphertext of other keys beside its own `length_bytes`.
+    fn create_carrying(&self, kind: IdKind, length_bytes: u64) -> Result<ObjectWriter>;
+
     /// Makes a written object durable and lists it.
     fn commit(&self, written: ObjectWriter) -> Result<Id>;
 

@@ -110,6 +110,12 @@ impl WriteGrant {
     pub fn create(&self) -> Result<ObjectWriter> {
         ObjectWriter::create_file(&self.facts.path, &self.key, self.facts.label(), self.facts.length_bytes)
     }
+
+    /// As [`WriteGrant::create`], of an object that carries ciphertext of other keys.
+    pub fn create_carrying(&self) -> Result<ObjectWriter> {
+        let Facts { path, length_bytes, .. } = &self.facts;
+        ObjectWriter::create_carrying_file(path, &self.key, self.facts.label(), *length_bytes)
+    }
 }
 
 pub(super) fn extent_key(document_key: &Key, document: Id) -> Result<Key> {

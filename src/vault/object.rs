@@ -27,15 +27,19 @@ pub struct ObjectWriter {
 impl ObjectWriter {
     /// Begins the temporary file at `path` for the object `label` under `key`.
     pub fn create_file(path: &Path, key: &Key, label: Label, length_bytes: u64) -> Result<Self> {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
-        let file = options.open(path).with_context(|| format!("creating {}", path.display()))?;
-        let temporary = Temporary { path: path.to_owned(), kept: false };
-        Ok(Self {
-            sealing: SealWriter::new(Writeback::new(file), key, label, length_bytes)?,
-            temporary,
-            claim: None,
-        })
+        let (file, temporary) = create(path)?;
+        Ok(Self { sealing: SealWriter::new(file, key, label, length_bytes)?, temporary, claim: None })
+    }
+
+    /// As [`ObjectWriter::create_file`], of one that carries ciphertext of other keys.
+    pub fn create_carrying_file(path: &Path, key: &Key, label: Label, length_bytes: u64) -> Result<Self> {
+        let (file, temporary) = create(path)?;
+        Ok(Self { sealing: SealWriter::carrying(file, key, label, length_bytes)?, temporary, claim: None })
+    }
+
+    /// Takes ciphertext along as it is; before any content.
+    pub fn carry(&mut self, ciphertext: &[u8]) -> Result<()> {
+        self.sealing.carry(ciphertext)
     }
 
     pub fn id(&self) -> Id {
@@ -76,6 +80,13 @@ impl Write for ObjectWriter {
     fn flush(&mut self) -> io::Result<()> {
         self.sealing.flush()
     }
+}
+
+fn create(path: &Path) -> Result<(Writeback, Temporary)> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let file = options.open(path).with_context(|| format!("creating {}", path.display()))?;
+    Ok((Writeback::new(file), Temporary { path: path.to_owned(), kept: false }))
 }
 
 struct Temporary {

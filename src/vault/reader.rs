@@ -67,6 +67,26 @@ impl ObjectReader {
         self.sealed.read_at(offset, out)
     }
 
+    /// How much ciphertext of other keys it carries.
+    pub fn carried_bytes(&self) -> u64 {
+        self.sealed.carried_bytes()
+    }
+
+    /// Fills `out` with what it carries, from `offset` on, as it is.
+    pub fn read_carried_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.sealed.read_carried_at(offset, out)
+    }
+
+    /// Lets the disk begin with what will soon be read of it.
+    pub fn will_read_carried(&self, offset: u64, len_bytes: usize) {
+        self.sealed.will_read_carried(offset, len_bytes);
+    }
+
+    /// Whether what it carries is what was written, by its hash.
+    pub fn verify_carried(&self, buffer: &mut [u8]) -> Result<()> {
+        self.sealed.verify_carried(buffer)
+    }
+
     /// The whole object in memory.
     pub fn read_all(&self) -> Result<Vec<u8>> {
         self.sealed.read_all()

@@ -458,6 +458,11 @@ impl Depot for Vault {
         Ok(grant.create()?.with_claim(claim))
     }
 
+    fn create_carrying(&self, kind: IdKind, length_bytes: u64) -> Result<ObjectWriter> {
+        let (grant, claim) = self.prepare(kind, length_bytes)?;
+        Ok(grant.create_carrying()?.with_claim(claim))
+    }
+
     fn commit(&self, written: ObjectWriter) -> Result<Id> {
         let id = written.id();
         self.commit_all(vec![written])?;

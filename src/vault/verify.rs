@@ -30,7 +30,7 @@ pub struct Problem {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyReport {
     pub root: VaultRoot,
-    /// Plaintext bytes that were authenticated.
+    /// Bytes that were authenticated: plaintext, and ciphertext that objects carry.
     pub bytes: u64,
     /// In order of the objects' names; empty when all is well.
     pub problems: Vec<Problem>,
@@ -119,7 +119,8 @@ impl Vault {
             let part = usize::try_from(length_bytes - at).map_or(buffer.len(), |left| left.min(buffer.len()));
             object.read_at(at, &mut buffer[..part])?;
         }
-        Ok(length_bytes)
+        object.verify_carried(buffer)?;
+        Ok(length_bytes + object.carried_bytes())
     }
 
     /// Files that lie among the objects and are none of them.

@@ -120,6 +120,10 @@ impl Depot for Port {
         WriteGrant::from_wire(&self.grant(Call::Create { kind, length_bytes })?)?.create()
     }
 
+    fn create_carrying(&self, kind: IdKind, length_bytes: u64) -> Result<ObjectWriter> {
+        WriteGrant::from_wire(&self.grant(Call::Create { kind, length_bytes })?)?.create_carrying()
+    }
+
     fn commit(&self, written: ObjectWriter) -> Result<Id> {
         let id = written.id();
         self.commit_all(vec![written])?;
