@@ -276,10 +276,11 @@ impl Front {
     fn answer(&self, uid: u32, question: Question, secret: Secret, monitor: &dyn Monitor) -> Result<Value> {
         match question {
             Question::Warden(request) => {
-                return self.warden(monitor)?.execute(Actor::Local { uid }, *request, monitor);
+                let warden = self.warden(monitor)?;
+                return warden.execute_with(Actor::Local { uid }, *request, &secret, monitor);
             }
             Question::State => {}
-            Question::Unseal { kind, .. } => self.unseal(uid, kind, secret, monitor)?,
+            Question::Unseal(kind) => self.unseal(uid, kind, secret, monitor)?,
             Question::ForgetShares => {
                 if let Phase::Sealed(sealed) = &*self.phase() {
                     sealed.forget_shares(uid);

@@ -101,6 +101,20 @@ fn install(data_dir: &Path) -> Arc<Warden> {
     Arc::new(Warden::init(&site).expect("an installation"))
 }
 
+const PASSWORD: &str = "sacks of grain, counted twice";
+
+fn ask(warden: &Warden, request: Request, secret: &str) -> Result<Value> {
+    let secret = Secret::new(secret.as_bytes().to_vec());
+    warden.execute_with(Actor::this_process(), request, &secret, &Silent)
+}
+
+/// A person who can log in.
+fn person(warden: &Warden, name: &str, role: &str) {
+    let (name, role) = (name.to_owned(), role.to_owned());
+    ask(warden, Request::UserAdd { name: name.clone(), role }, "").expect("a user");
+    ask(warden, Request::UserPassword { name }, PASSWORD).expect("a password");
+}
+
 fn token(warden: &Warden, role: &str) -> String {
     let request = Request::TokenNew(TokenSpec::of_role(role));
     let answer = warden.execute(Actor::this_process(), request, &Silent).expect("a token");
@@ -311,6 +325,77 @@ fn answers_over_tls_with_receipts_and_leaves_no_prompt_on_the_disk() {
         let bytes = std::fs::read(&file).expect("reads");
         let found = bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes());
         assert!(!found, "a prompt lies in {}", file.display());
+    }
+}
+
+#[test]
+fn people_log_in_keep_what_they_were_given_and_are_out_at_once() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let warden = install(directory.path());
+    add_model(&warden, "rules", 1);
+    person(&warden, "Ermentrude", "user");
+    person(&warden, "Wendelin", "auditor");
+    let program = token(&warden, "user");
+    let daemon = start(&warden, ServeOptions::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let log_in = async |user: &str, password: &str| {
+            let body = json!({"user": user, "password": password});
+            let (status, body) = daemon.ask("POST", "/v1/sessions", "none", &body).await;
+            (status, serde_json::from_str::<Value>(&body).expect("JSON"))
+        };
+        let enter = async |user: &str| {
+            let (status, session) = log_in(user, PASSWORD).await;
+            assert_eq!(status, 200, "{session}");
+            session["token"].as_str().expect("a token").to_owned()
+        };
+        let models = async |token: &str| daemon.ask("GET", "/v1/models", token, &Value::Null).await.0;
+        let (status, session) = log_in("Wendelin", PASSWORD).await;
+        assert_eq!((status, &session["role"]), (200, &json!("auditor")));
+        let unknown = log_in("Wendelina", PASSWORD).await;
+        assert_eq!(unknown, log_in("Wendelin", "sacks of grain").await);
+        assert_eq!(unknown.0, 401);
+
+        let (first, second) = (enter("Ermentrude").await, enter("Ermentrude").await);
+        let body = json!({"model": "rules", "prompt": "a", "max_tokens": 2, "ignore_eos": true});
+        let (_, answer) = daemon.ask("POST", "/v1/completions", &first, &body).await;
+        let answer: Value = serde_json::from_str(&answer).expect("JSON");
+        let opinion = json!({"answer": answer["id"], "rating": 1});
+        assert_eq!(daemon.ask("DELETE", "/v1/sessions/current", &first, &Value::Null).await.0, 200);
+        assert_eq!((models(&first).await, models(&second).await), (401, 200));
+        assert_eq!(daemon.ask("POST", "/v1/feedback", &second, &opinion).await.0, 200, "the same person");
+        assert_eq!(daemon.ask("POST", "/v1/feedback", &program, &opinion).await.0, 404, "somebody else");
+        assert_eq!(daemon.ask("DELETE", "/v1/sessions/current", &program, &Value::Null).await.0, 404);
+
+        let name = || "Ermentrude".to_owned();
+        ask(&warden, Request::UserPassword { name: name() }, "another one, and long").expect("changed");
+        assert_eq!((models(&second).await, log_in("Ermentrude", PASSWORD).await.0), (401, 401));
+        let third = log_in("Ermentrude", "another one, and long").await.1;
+        let third = third["token"].as_str().expect("a token").to_owned();
+        assert_eq!(models(&third).await, 200);
+        ask(&warden, Request::UserDisable { name: name() }, "").expect("disabled");
+        assert_eq!(models(&third).await, 401);
+        assert_eq!(log_in("Ermentrude", "another one, and long").await.0, 401);
+        ask(&warden, Request::UserPassword { name: name() }, PASSWORD).expect_err("disabled");
+    });
+    daemon.stop();
+    let actions = actions(warden.data_dir());
+    let count = |wanted: &str| actions.iter().filter(|action| *action == wanted).count();
+    for (wanted, number) in [
+        ("session.begin Intent", 4),
+        ("session.begin Done", 4),
+        ("session.end Done", 1),
+        ("session.end Failed", 1),
+        ("user.manage Failed", 1),
+    ] {
+        assert_eq!(count(wanted), number, "{wanted}: {actions:?}");
+    }
+    for file in files_under(directory.path()) {
+        let bytes = std::fs::read(&file).expect("reads");
+        for word in [PASSWORD, "Ermentrude"] {
+            let found = bytes.windows(word.len()).any(|window| window == word.as_bytes());
+            assert!(!found, "'{word}' lies in {}", file.display());
+        }
     }
 }
 

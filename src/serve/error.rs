@@ -1,6 +1,8 @@
 //! Errors as OpenAI's clients read them: a status, and `{"error": {message, type, param, code}}`. Messages say what
 //! was wrong with the request; what failed inside is logged here and told to no stranger.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -138,6 +140,19 @@ impl ApiError {
     pub fn wrong_token() -> Self {
         Self::new(StatusCode::UNAUTHORIZED, INVALID, "Incorrect API key provided.")
             .with_code("invalid_api_key")
+    }
+
+    /// Says nothing of which of them is wrong.
+    pub fn wrong_password() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, INVALID, "Incorrect user or password.")
+            .with_code("invalid_credentials")
+    }
+
+    pub fn too_many_log_ins(wait: Duration) -> Self {
+        let message = "There are too many attempts to log in. Try again in a moment.";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message)
+            .with_code("rate_limit_exceeded")
+            .retry_after(wait.as_secs() + 1)
     }
 
     pub fn forbidden(message: impl Into<String>) -> Self {

@@ -21,12 +21,16 @@ use super::{
 use crate::{
     auditlog::Outcome,
     base::ErrorKind,
+    seal::{Secret, WipedVec},
     work::policy::{Action, Caller},
 };
 
 /// What is read and thrown away for somebody who may not ask anything.
 pub const STRANGERS_BODY_MAX: usize = 1 << 20;
 const STRANGERS_BODY_TIME: Duration = Duration::from_secs(5);
+/// A name and a password.
+const SECRET_BODY_MAX: usize = 4 << 10;
+const SECRET_BODY_TIME: Duration = Duration::from_secs(10);
 /// Our tokens have some 60 characters.
 const BEARER_BYTES_MAX: usize = 512;
 
@@ -45,9 +49,14 @@ pub struct Call {
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 
+/// Where a request comes from, as far as that is known.
+pub fn origin(head: &Parts) -> Option<IpAddr> {
+    head.extensions.get::<Peer>().map(|peer| peer.0)
+}
+
 /// Who calls, if they may do `action`.
 pub async fn caller(api: &Arc<Api>, head: &Parts, action: Action) -> ApiResult<Caller> {
-    let from = head.extensions.get::<Peer>().map(|peer| peer.0);
+    let from = origin(head);
     let Some(bearer) = bearer(&head.headers) else {
         api.slow_stranger(from).await;
         return Err(ApiError::no_token());
@@ -110,6 +119,32 @@ pub async fn read_body(api: &Api, headers: &HeaderMap, body: Body) -> ApiResult<
             Err(refusal)
         }
         Err(_) => Err(ApiError::body_too_slow()),
+    }
+}
+
+/// A small body that holds a secret, into memory that is wiped. What the connection itself read it into is not ours.
+pub async fn read_secret(body: Body) -> ApiResult<Secret> {
+    let mut stream = body.into_data_stream();
+    let (mut read, mut length) = (WipedVec::zeroed(SECRET_BODY_MAX), 0);
+    let reading = async {
+        while let Some(piece) = stream.next().await {
+            let piece =
+                piece.map_err(|error| ApiError::invalid_json(&format!("the body broke off: {error}")))?;
+            let place = read
+                .get_mut(length..length + piece.len())
+                .ok_or_else(|| ApiError::body_too_large(SECRET_BODY_MAX))?;
+            place.copy_from_slice(&piece);
+            length += piece.len();
+        }
+        Ok::<(), ApiError>(())
+    };
+    let outcome = tokio::time::timeout(SECRET_BODY_TIME, reading).await;
+    match outcome.unwrap_or_else(|_| Err(ApiError::body_too_slow())) {
+        Ok(()) => Ok(Secret::new(read[..length].to_vec())),
+        Err(refusal) => {
+            drain(Body::from_stream(stream), STRANGERS_BODY_MAX).await;
+            Err(refusal)
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod allowance;
 pub mod answering;
 pub mod api;
+mod attempts;
 pub mod daemon;
 pub mod error;
 pub mod handlers;
@@ -17,6 +18,7 @@ pub mod records;
 pub mod routes;
 pub mod sealed;
 mod service;
+mod sessions;
 mod strangers;
 pub mod tls;
 pub mod wire;

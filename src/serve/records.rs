@@ -1,7 +1,7 @@
-//! What the API asks of the appliance's memory: who a token belongs to, and the records without which nothing is
+//! What the API asks of the appliance's memory: who a token or a password belongs to, and the records without which nothing is
 //! served. [`WardenRecords`] is the warden's; the router's tests bring one that fails when told to.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{answering::now_ms, strangers::Failures};
 use crate::{
@@ -9,10 +9,10 @@ use crate::{
     base::{Context, Id, IdKind, Result},
     improve::{Opinion, Receipt, receipt::text_hash},
     infer::{FinishReason, Usage},
-    seal,
+    seal::{self, Secret},
     store::{Answer, AnswerKind, AnswerState, FinishedAnswer, NewAnswer, NewFeedback},
     work::{
-        Warden,
+        Session, Warden,
         policy::{Action, Caller},
     },
 };
@@ -68,6 +68,24 @@ pub trait Records: Send + Sync + 'static {
     /// `Denied` for whatever is not a living token; anything else means that it could not be found out.
     fn authenticate(&self, bearer: &str) -> Result<Caller>;
 
+    /// A token that lives for `lifetime`, for the user of this name and password; recorded.
+    ///
+    /// # Errors
+    /// `Denied` whatever is wrong with them.
+    fn log_in(
+        &self,
+        name: &str,
+        password: &Secret,
+        from: Option<IpAddr>,
+        lifetime: Duration,
+    ) -> Result<Session>;
+
+    /// Ends the session that a caller's token is. Whoever asks records it.
+    ///
+    /// # Errors
+    /// `NotFound` where it is a token that somebody made.
+    fn log_out(&self, caller: &Caller) -> Result<()>;
+
     /// Durable when it returns: the intent in the audit log, the prompt sealed.
     fn begin_answer(&self, asked: &Asked) -> Result<()>;
 
@@ -75,6 +93,9 @@ pub trait Records: Send + Sync + 'static {
     fn end_answer(&self, asked: &Asked, ended: &Ended) -> Result<()>;
 
     fn answer(&self, id: Id) -> Result<Option<Answer>>;
+
+    /// Whether a caller was given an answer: with this token, or with another of the same user's.
+    fn was_given(&self, caller: &Caller, answer: &Answer) -> Result<bool>;
 
     fn add_feedback(&self, caller: &Caller, opinion: &Opinion) -> Result<Id>;
 
@@ -138,6 +159,20 @@ impl Records for WardenRecords {
         self.0.authenticate(bearer)
     }
 
+    fn log_in(
+        &self,
+        name: &str,
+        password: &Secret,
+        from: Option<IpAddr>,
+        lifetime: Duration,
+    ) -> Result<Session> {
+        self.0.log_in(name, password, from, lifetime)
+    }
+
+    fn log_out(&self, caller: &Caller) -> Result<()> {
+        self.0.log_out(caller)
+    }
+
     fn begin_answer(&self, asked: &Asked) -> Result<()> {
         let intent = self
             .entry(&asked.caller, Action::AnswerAsk, Outcome::Intent)?
@@ -191,6 +226,14 @@ impl Records for WardenRecords {
         self.0.store().read(|rows| rows.answer(id))
     }
 
+    fn was_given(&self, caller: &Caller, answer: &Answer) -> Result<bool> {
+        if answer.token == caller.token || caller.user.is_none() {
+            return Ok(answer.token == caller.token);
+        }
+        let token = self.0.store().read(|rows| rows.token(answer.token))?;
+        Ok(token.is_some_and(|token| token.user == caller.user))
+    }
+
     fn add_feedback(&self, caller: &Caller, opinion: &Opinion) -> Result<Id> {
         let id = seal::new_id(IdKind::Feedback)?;
         let about = |outcome| {
@@ -234,7 +277,10 @@ impl Records for WardenRecords {
 
     fn note_unauthenticated(&self, failures: &Failures) -> Result<()> {
         let entry = Entry::new("anonymous", "api.unauthenticated", Outcome::Denied);
-        let entry = entry.detail("requests", failures.requests);
+        let mut entry = entry.detail("requests", failures.requests);
+        if failures.log_ins > 0 {
+            entry = entry.detail("log_ins", failures.log_ins);
+        }
         if failures.from.is_empty() {
             return self.audit(entry);
         }

@@ -1,5 +1,6 @@
 //! The one table of routes, and the router built from it. A route that is not open takes a valid token whose role
-//! may do the route's action: a handler of a guarded route cannot be written without its caller.
+//! may do the route's action: a handler of a guarded route cannot be written without its caller. One route is for those
+//! who come to get a token.
 
 use std::{
     pin::Pin,
@@ -14,7 +15,7 @@ use axum::{
     Router,
     body::Body,
     extract::{RawPathParams, Request},
-    http::{HeaderValue, Method, header},
+    http::{HeaderValue, Method, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{MethodFilter, on},
 };
@@ -26,6 +27,7 @@ use super::{
     handlers,
     intake::{self, Call},
     records::Noted,
+    sessions,
 };
 use crate::{
     auditlog::Outcome,
@@ -38,6 +40,8 @@ type Answering = Pin<Box<dyn Future<Output = ApiResult<Response>> + Send>>;
 pub enum Handler {
     /// For everybody; it is told nothing of the request.
     Open(fn(&Api) -> Response),
+    /// For those who have no token and bring what gets them one. It slows, counts and records by itself.
+    Entering(fn(Arc<Api>, Parts, Body) -> Answering),
     Guarded(Action, fn(Arc<Api>, Caller, Call) -> Answering),
 }
 
@@ -63,12 +67,21 @@ const fn post(path: &'static str, handler: Handler) -> Route {
     Route { method: MethodFilter::POST, method_name: "POST", path, handler }
 }
 
-use Handler::{Guarded, Open};
+const fn delete(path: &'static str, handler: Handler) -> Route {
+    Route { method: MethodFilter::DELETE, method_name: "DELETE", path, handler }
+}
+
+use Handler::{Entering, Guarded, Open};
 
 pub const ROUTES: &[Route] = &[
     get("/healthz", Open(handlers::healthz)),
     get("/readyz", Open(handlers::readyz)),
     get("/metrics", Guarded(Action::MetricsRead, |api, _, _| Box::pin(handlers::metrics(api)))),
+    post("/v1/sessions", Entering(|api, head, body| Box::pin(sessions::log_in(api, head, body)))),
+    delete(
+        "/v1/sessions/current",
+        Guarded(Action::SessionEnd, |api, caller, _| Box::pin(sessions::log_out(api, caller))),
+    ),
     get("/v1/models", Guarded(Action::ModelServed, |api, caller, _| Box::pin(handlers::models(api, caller)))),
     get(
         "/v1/models/{id}",
@@ -119,6 +132,10 @@ async fn timed(
         Open(answer) => {
             api.count_probe();
             answer(&api)
+        }
+        Entering(answer) => {
+            let (head, body) = request.into_parts();
+            answer(Arc::clone(&api), head, body).await.into_response()
         }
         Guarded(action, answer) => guarded(&api, action, answer, id, request, received).await.into_response(),
     };

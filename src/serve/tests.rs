@@ -34,15 +34,17 @@ use crate::{
         Engine, EngineOptions,
         testkit::{ToyModel, tokenizer},
     },
+    seal::Secret,
     store::{Answer, AnswerState},
     text::ChatTemplate,
     work::{
-        Scope,
+        Scope, Session,
         policy::{Action, Caller, Role},
     },
 };
 
 const CONTEXT: usize = 128;
+const PASSWORD: &str = "the heron over the mill pond";
 
 fn id(kind: IdKind, number: u8) -> Id {
     Id::from_parts(kind, 1, [number; 10])
@@ -97,6 +99,27 @@ impl Records for Memory {
         caller(bearer).ok_or_else(|| Error::denied("unknown token"))
     }
 
+    fn log_in(
+        &self,
+        name: &str,
+        password: &Secret,
+        _: Option<std::net::IpAddr>,
+        lifetime: Duration,
+    ) -> Result<Session> {
+        if name != "alice" || password.danger_expose() != PASSWORD.as_bytes() {
+            return Err(Error::denied("the name or the password is wrong"));
+        }
+        self.write()?;
+        self.noting(Action::SessionBegin, Outcome::Intent);
+        self.noting(Action::SessionBegin, Outcome::Done);
+        let expires_at_ms = lifetime.as_millis() as u64;
+        Ok(Session { token: "clst_x".to_owned(), role: Role::User, expires_at_ms })
+    }
+
+    fn log_out(&self, _: &Caller) -> Result<()> {
+        self.write()
+    }
+
     fn begin_answer(&self, asked: &Asked) -> Result<()> {
         self.write()?;
         self.noting(Action::AnswerAsk, Outcome::Intent);
@@ -134,6 +157,10 @@ impl Records for Memory {
 
     fn answer(&self, id: Id) -> Result<Option<Answer>> {
         Ok(self.answers.lock().expect("no panics").get(&id).cloned())
+    }
+
+    fn was_given(&self, caller: &Caller, answer: &Answer) -> Result<bool> {
+        Ok(answer.token == caller.token)
     }
 
     fn add_feedback(&self, _: &Caller, opinion: &Opinion) -> Result<Id> {
@@ -250,6 +277,8 @@ async fn without_a_valid_token_every_guarded_route_is_shut() {
             let (status, body) = bench.ask(route.method_name, &path, token, &prompt(1)).await;
             match route.handler {
                 Handler::Open(_) => assert_eq!(status, StatusCode::OK),
+                // Nothing of a prompt is a name and a password, whatever token comes with it.
+                Handler::Entering(_) => assert_eq!(status, StatusCode::BAD_REQUEST, "{path}"),
                 Handler::Guarded(..) => {
                     assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
                     assert_eq!(body["error"]["code"], "invalid_api_key");
@@ -258,7 +287,61 @@ async fn without_a_valid_token_every_guarded_route_is_shut() {
         }
     }
     assert!(bench.records.answers.lock().expect("no panics").is_empty());
-    assert_eq!(bench.api.take_strangers().requests, 3 * 7);
+    let closed = ROUTES.iter().filter(|route| !matches!(route.handler, Handler::Open(_))).count() as u64;
+    let strangers = bench.api.take_strangers();
+    assert_eq!((strangers.requests, strangers.log_ins), (3 * closed, 3));
+    assert!(bench.records.take_noted().is_empty(), "strangers are counted, and not written down one by one");
+}
+
+#[tokio::test]
+async fn a_log_in_gives_a_token_and_whatever_is_wrong_sounds_the_same() {
+    let bench = bench();
+    let log_in = async |body: Value| bench.ask("POST", "/v1/sessions", None, &body).await;
+    let (status, session) = log_in(json!({"user": "alice", "password": PASSWORD})).await;
+    assert_eq!(status, StatusCode::OK, "{session}");
+    let expected = json!({"token": "clst_x", "role": "user", "expires_at": 12 * 60 * 60});
+    assert_eq!(session, expected);
+    let expected = [Outcome::Intent, Outcome::Done].map(|outcome| (Action::SessionBegin, outcome));
+    assert_eq!(bench.records.take_noted(), expected);
+    let wrong =
+        [("alice", "wrong"), ("nobody", PASSWORD), ("", ""), ("alice", "the heron over the mill pon")];
+    let mut said = Vec::new();
+    for (user, password) in wrong {
+        let (status, body) = log_in(json!({"user": user, "password": password})).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+        said.push(body);
+    }
+    assert!(said.windows(2).all(|pair| pair[0] == pair[1]), "{said:?}");
+    assert_eq!(said[0]["error"]["code"], "invalid_credentials");
+    for malformed in [
+        json!({"user": "alice"}),
+        json!({"user": "alice", "password": 7}),
+        json!({"user": "alice", "password": PASSWORD, "role": "auditor"}),
+        json!({"user": "alice", "password": "x".repeat(5000)}),
+    ] {
+        let (status, body) = log_in(malformed).await;
+        assert!(matches!(status, StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE), "{body}");
+        assert!(!body.to_string().contains("heron"), "{body}");
+    }
+    let strangers = bench.api.take_strangers();
+    assert_eq!((strangers.requests, strangers.log_ins), (8, 8));
+    assert!(bench.records.take_noted().is_empty());
+}
+
+#[tokio::test]
+async fn tries_at_one_moment_are_sent_away_with_a_time_to_come_back() {
+    let bench = bench();
+    for _ in 0..20 {
+        let _ = bench.api.attempts.begin("alice", None, std::time::Instant::now());
+    }
+    let body = json!({"user": "alice", "password": PASSWORD}).to_string();
+    let response = bench.send(request("POST", "/v1/sessions", None, body)).await;
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    let seconds: u64 =
+        response.headers()[header::RETRY_AFTER].to_str().expect("text").parse().expect("seconds");
+    assert!((1..=30).contains(&seconds), "{seconds}");
+    let (status, _) = bench.ask("DELETE", "/v1/sessions/current", Some("user"), &Value::Null).await;
+    assert_eq!(status, StatusCode::OK, "who is in is not slowed");
 }
 
 #[tokio::test]

@@ -146,6 +146,8 @@ impl Warden {
                 expires_at_ms,
                 name,
                 scope: &scope,
+                session: false,
+                certificate: None,
             })
         })?;
         Ok((id, token))

@@ -96,10 +96,16 @@ words! {
         FeedbackGive = "feedback.give",
         ReceiptShow = "receipt.show",
         MetricsRead = "metrics.read",
+        /// Over the API: a token for hours in exchange for a password.
+        SessionBegin = "session.begin",
+        SessionEnd = "session.end",
     }
 }
 
 use Role::{Auditor, DataSteward, ModelBuilder, Operator, SecurityOfficer, Service, User, Validator};
+
+/// Programs have tokens, and no passwords.
+const PEOPLE: &[Role] = &[SecurityOfficer, DataSteward, ModelBuilder, Validator, Operator, Auditor, User];
 
 /// The matrix. Its written form in `docs/security.md` is checked against it.
 const GRANTS: &[(Action, &[Role])] = &[
@@ -139,6 +145,8 @@ const GRANTS: &[(Action, &[Role])] = &[
     (Action::FeedbackGive, &[ModelBuilder, Validator, User, Service]),
     (Action::ReceiptShow, &[Validator, Auditor, User, Service]),
     (Action::MetricsRead, &[Operator, Service]),
+    (Action::SessionBegin, PEOPLE),
+    (Action::SessionEnd, PEOPLE),
 ];
 
 impl Role {

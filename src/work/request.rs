@@ -85,6 +85,10 @@ pub enum Request {
     UserLs,
     /// -> [`UserRow`]
     UserDisable { name: String },
+    /// The password is the secret that comes with it -> [`UserRow`]
+    UserPassword { name: String },
+    /// -> [`UserRow`]
+    UserPasswordRemove { name: String },
     /// -> [`NewToken`]
     TokenNew(TokenSpec),
     /// -> `Vec<TokenRow>`
@@ -128,7 +132,10 @@ impl Request {
             Self::BackupCreate { .. } => Action::BackupCreate,
             Self::BackupForget { .. } => Action::BackupForget,
             Self::Seal => Action::Seal,
-            Self::UserAdd { .. } | Self::UserDisable { .. } => Action::UserManage,
+            Self::UserAdd { .. }
+            | Self::UserDisable { .. }
+            | Self::UserPassword { .. }
+            | Self::UserPasswordRemove { .. } => Action::UserManage,
             Self::UserLs => Action::UserList,
             Self::TokenNew(_) | Self::TokenRevoke { .. } => Action::TokenManage,
             Self::TokenLs => Action::TokenList,
@@ -161,12 +168,8 @@ pub enum Question {
     Warden(Box<Request>),
     /// -> [`DaemonState`]
     State,
-    /// One secret towards unsealing. It follows when the daemon is ready for it, so many bytes as they are, and is
-    /// part of no message. -> [`DaemonState`] as it is then
-    Unseal {
-        kind: SecretKind,
-        bytes: u32,
-    },
+    /// Brings one secret towards unsealing. -> [`DaemonState`] as it is then
+    Unseal(SecretKind),
     /// Forgets the shares that were given so far -> [`DaemonState`]
     ForgetShares,
 }
@@ -540,6 +543,8 @@ pub struct UserRow {
     pub name: String,
     pub role: String,
     pub state: String,
+    /// Whether a password lets the user log in.
+    pub password: bool,
     pub created_at_ms: u64,
 }
 
@@ -577,6 +582,8 @@ pub struct TokenRow {
     pub role: String,
     pub user: Option<String>,
     pub name: Option<String>,
+    /// Whether it came of a log-in.
+    pub session: bool,
     pub scope: Scope,
     /// To the minute.
     pub last_used_at_ms: Option<u64>,
