@@ -45,6 +45,9 @@ pub struct ApiArgs {
     /// Hours that a log-in holds, 24 at most
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..=24))]
     pub session_hours: u64,
+    /// Let nobody connect without a certificate that one of this file signed
+    #[arg(long, value_name = "FILE")]
+    pub client_ca: Option<PathBuf>,
 }
 
 impl ApiArgs {
@@ -68,6 +71,7 @@ impl ApiArgs {
             answers_at_once,
             answer_tokens_max,
             session_hours,
+            client_ca,
         } = self;
         command.arg("--listen").arg(listen.to_string());
         for (flag, value) in [
@@ -78,6 +82,9 @@ impl ApiArgs {
             ("--session-hours", session_hours),
         ] {
             command.arg(flag).arg(value.to_string());
+        }
+        if let Some(path) = client_ca {
+            command.arg("--client-ca").arg(path);
         }
     }
 }
@@ -121,6 +128,7 @@ pub fn until_stopped(
         device: settings.device,
         threads: settings.site().threads,
         limits: args.limits(),
+        client_ca: args.client_ca.clone(),
         ..ServeOptions::default()
     };
     let mut announced = Ok(());

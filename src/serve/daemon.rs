@@ -4,6 +4,7 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -49,6 +50,8 @@ pub struct ServeOptions {
     pub threads: Option<usize>,
     pub limits: Limits,
     pub connections: ConnectionLimits,
+    /// Nobody gets past the handshake without a certificate that this one signed; None lets everybody.
+    pub client_ca: Option<PathBuf>,
 }
 
 impl Default for ServeOptions {
@@ -60,6 +63,7 @@ impl Default for ServeOptions {
             threads: None,
             limits: Limits::default(),
             connections: ConnectionLimits::default(),
+            client_ca: None,
         }
     }
 }

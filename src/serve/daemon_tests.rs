@@ -2,7 +2,7 @@
 
 use std::{io::Write, net::TcpListener, path::Path, time::Instant};
 
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, pem::PemObject};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -20,7 +20,7 @@ use crate::{
     tensor::DType,
     vault,
     work::{
-        Request, Site, Unsealer, client,
+        Fingerprint, Request, Site, Unsealer, client,
         request::{NewToken, TokenSpec},
     },
 };
@@ -121,6 +121,20 @@ fn token(warden: &Warden, role: &str) -> String {
     serde_json::from_value::<NewToken>(answer).expect("its shape").token
 }
 
+/// A program with a certificate of its own.
+struct Client {
+    certificate: rcgen::Certificate,
+    key: rcgen::KeyPair,
+}
+
+impl Client {
+    fn self_signed() -> Self {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let certificate = rcgen::CertificateParams::default().self_signed(&key).expect("a certificate");
+        Self { certificate, key }
+    }
+}
+
 /// A daemon on a thread of its own.
 struct Running {
     bound: Bound,
@@ -171,6 +185,14 @@ impl Running {
     }
 
     async fn connect(&self) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+        self.connect_as(None).await.expect("TLS")
+    }
+
+    /// With the client's certificate, if it has one.
+    async fn connect_as(
+        &self,
+        client: Option<&Client>,
+    ) -> std::io::Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
         let pem = std::fs::read(&self.bound.certificate_pem).expect("a certificate");
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(&pem).expect("PEM")).expect("an anchor");
@@ -178,27 +200,44 @@ impl Running {
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let config = match client {
+            None => config.with_no_client_auth(),
+            Some(Client { certificate, key }) => {
+                let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+                config.with_client_auth_cert(vec![certificate.der().clone()], key).expect("a certificate")
+            }
+        };
         let stream = tokio::net::TcpStream::connect(self.bound.address).await.expect("connects");
         let name = ServerName::try_from("localhost").expect("a name");
-        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("TLS")
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 
     /// Status and everything behind the head.
     async fn ask(&self, method: &str, path: &str, token: &str, body: &Value) -> (u16, String) {
+        self.ask_as(None, method, path, token, body).await.expect("an answer")
+    }
+
+    async fn ask_as(
+        &self,
+        client: Option<&Client>,
+        method: &str,
+        path: &str,
+        token: &str,
+        body: &Value,
+    ) -> std::io::Result<(u16, String)> {
         let body = if body.is_null() { String::new() } else { body.to_string() };
-        let mut stream = self.connect().await;
+        let mut stream = self.connect_as(client).await?;
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\
              content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
-        stream.write_all(request.as_bytes()).await.expect("sent");
+        stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("an answer");
+        stream.read_to_string(&mut answer).await?;
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-        (head[9..12].parse().expect("a status"), body.to_owned())
+        Ok((head[9..12].parse().expect("a status"), body.to_owned()))
     }
 }
 
@@ -397,6 +436,64 @@ fn people_log_in_keep_what_they_were_given_and_are_out_at_once() {
             assert!(!found, "'{word}' lies in {}", file.display());
         }
     }
+}
+
+#[test]
+fn a_bound_token_is_good_with_its_certificate_alone() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let warden = install(directory.path());
+    let (own, other) = (Client::self_signed(), Client::self_signed());
+    let certificate = Some(Fingerprint::of(own.certificate.der()));
+    let spec = TokenSpec { certificate, ..TokenSpec::of_role("service") };
+    let made = ask(&warden, Request::TokenNew(spec), "").expect("a token");
+    let bound = serde_json::from_value::<NewToken>(made).expect("its shape").token;
+    let free = token(&warden, "service");
+    let daemon = start(&warden, ServeOptions::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let models = async |client: Option<&Client>, token: &str| {
+            daemon.ask_as(client, "GET", "/v1/models", token, &Value::Null).await.expect("an answer")
+        };
+        assert_eq!(models(Some(&own), &bound).await.0, 200);
+        let wrong = models(None, "clst_service_nonsense").await;
+        assert_eq!(wrong.0, 401);
+        assert_eq!(models(None, &bound).await, wrong, "it sounds like any wrong token");
+        assert_eq!(models(Some(&other), &bound).await, wrong);
+        for client in [None, Some(&own), Some(&other)] {
+            assert_eq!(models(client, &free).await.0, 200);
+        }
+    });
+    daemon.stop();
+    let rows = ask(&warden, Request::TokenLs, "").expect("a list");
+    let shown = rows.as_array().expect("rows").iter().find(|row| !row["certificate"].is_null());
+    assert_eq!(shown.expect("one is bound")["certificate"], json!(certificate));
+}
+
+#[test]
+fn nobody_gets_past_the_handshake_whom_the_authority_did_not_sign_for() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let warden = install(directory.path());
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, "the hospital's authority");
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let authority = rcgen::CertifiedIssuer::self_signed(params, key).expect("an authority");
+    let path = directory.path().join("ca.pem");
+    std::fs::write(&path, authority.pem()).expect("written");
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = rcgen::CertificateParams::default().signed_by(&key, &authority).expect("signed");
+    let (signed, stranger) = (Client { certificate, key }, Client::self_signed());
+    let operator = token(&warden, "operator");
+    let daemon = start(&warden, ServeOptions { client_ca: Some(path), ..ServeOptions::default() });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let ask = async |client: Option<&Client>| {
+            daemon.ask_as(client, "GET", "/v1/models", &operator, &Value::Null).await
+        };
+        assert_eq!(ask(Some(&signed)).await.expect("an answer").0, 200);
+        assert!(ask(Some(&stranger)).await.is_err() && ask(None).await.is_err());
+    });
+    daemon.stop();
 }
 
 #[test]

@@ -22,7 +22,10 @@ use crate::{
     auditlog::Outcome,
     base::ErrorKind,
     seal::{Secret, WipedVec},
-    work::policy::{Action, Caller},
+    work::{
+        Fingerprint,
+        policy::{Action, Caller},
+    },
 };
 
 /// What is read and thrown away for somebody who may not ask anything.
@@ -45,13 +48,17 @@ pub struct Call {
     pub recorded: Arc<AtomicBool>,
 }
 
-/// The address that a connection comes from, as its requests carry it.
+/// Who is at the other end of a connection, as its requests carry it.
 #[derive(Clone, Copy, Debug)]
-pub struct Peer(pub IpAddr);
+pub struct Peer {
+    pub address: IpAddr,
+    /// Of the certificate whose key the client proved to have.
+    pub certificate: Option<Fingerprint>,
+}
 
 /// Where a request comes from, as far as that is known.
 pub fn origin(head: &Parts) -> Option<IpAddr> {
-    head.extensions.get::<Peer>().map(|peer| peer.0)
+    head.extensions.get::<Peer>().map(|peer| peer.address)
 }
 
 /// Who calls, if they may do `action`.
@@ -62,7 +69,8 @@ pub async fn caller(api: &Arc<Api>, head: &Parts, action: Action) -> ApiResult<C
         return Err(ApiError::no_token());
     };
     let bearer = bearer.to_owned();
-    let caller = match api.ask(move |records| records.authenticate(&bearer)).await {
+    let certificate = head.extensions.get::<Peer>().and_then(|peer| peer.certificate);
+    let caller = match api.ask(move |records| records.authenticate(&bearer, certificate)).await {
         Ok(caller) => Caller { from, ..caller },
         Err(error) if error.kind() == ErrorKind::Denied => {
             api.slow_stranger(from).await;

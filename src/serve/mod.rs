@@ -6,6 +6,7 @@ pub mod allowance;
 pub mod answering;
 pub mod api;
 mod attempts;
+pub mod clients;
 pub mod daemon;
 pub mod error;
 pub mod handlers;

@@ -12,7 +12,7 @@ use crate::{
     seal::{self, Secret},
     store::{Answer, AnswerKind, AnswerState, FinishedAnswer, NewAnswer, NewFeedback},
     work::{
-        Session, Warden,
+        Fingerprint, Session, Warden,
         policy::{Action, Caller},
     },
 };
@@ -65,8 +65,8 @@ pub struct Noted {
 /// All of these block, on the disk at times: they are called away from the asynchronous threads.
 pub trait Records: Send + Sync + 'static {
     /// # Errors
-    /// `Denied` for whatever is not a living token; anything else means that it could not be found out.
-    fn authenticate(&self, bearer: &str) -> Result<Caller>;
+    /// `Denied` for whatever is not a living token, or not over this certificate's connection; anything else means that it could not be found out.
+    fn authenticate(&self, bearer: &str, certificate: Option<Fingerprint>) -> Result<Caller>;
 
     /// A token that lives for `lifetime`, for the user of this name and password; recorded.
     ///
@@ -155,8 +155,8 @@ impl WardenRecords {
 }
 
 impl Records for WardenRecords {
-    fn authenticate(&self, bearer: &str) -> Result<Caller> {
-        self.0.authenticate(bearer)
+    fn authenticate(&self, bearer: &str, certificate: Option<Fingerprint>) -> Result<Caller> {
+        self.0.authenticate(bearer, certificate)
     }
 
     fn log_in(

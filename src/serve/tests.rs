@@ -38,7 +38,7 @@ use crate::{
     store::{Answer, AnswerState},
     text::ChatTemplate,
     work::{
-        Scope, Session,
+        Fingerprint, Scope, Session,
         policy::{Action, Caller, Role},
     },
 };
@@ -95,7 +95,7 @@ fn caller(bearer: &str) -> Option<Caller> {
 }
 
 impl Records for Memory {
-    fn authenticate(&self, bearer: &str) -> Result<Caller> {
+    fn authenticate(&self, bearer: &str, _: Option<Fingerprint>) -> Result<Caller> {
         caller(bearer).ok_or_else(|| Error::denied("unknown token"))
     }
 

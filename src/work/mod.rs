@@ -8,6 +8,7 @@ pub mod client;
 mod documents;
 mod doors;
 mod erasure;
+mod fingerprint;
 mod frame;
 mod host;
 mod import;
@@ -34,6 +35,7 @@ mod tests;
 
 pub use client::{Site, Unsealer};
 pub use doors::Doors;
+pub use fingerprint::Fingerprint;
 pub use policy::{Action, Actor, Caller, Role};
 pub use request::Request;
 pub use scope::Scope;

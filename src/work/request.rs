@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{policy::Action, scope::Scope};
+use super::{fingerprint::Fingerprint, policy::Action, scope::Scope};
 use crate::{
     base::{Error, Id},
     improve::Reached,
@@ -567,6 +567,8 @@ pub struct TokenSpec {
     /// What people call it.
     pub name: Option<String>,
     pub scope: Scope,
+    /// Of the client's certificate that it is to be good with alone.
+    pub certificate: Option<Fingerprint>,
 }
 
 impl TokenSpec {
@@ -585,6 +587,8 @@ pub struct TokenRow {
     /// Whether it came of a log-in.
     pub session: bool,
     pub scope: Scope,
+    /// Fingerprint of the client's certificate that it is good with alone.
+    pub certificate: Option<String>,
     /// To the minute.
     pub last_used_at_ms: Option<u64>,
     /// active, expired or revoked

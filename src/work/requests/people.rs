@@ -89,7 +89,7 @@ fn keep_password(
 }
 
 pub(super) fn new_token(warden: &Warden, spec: &TokenSpec) -> Result<Performed> {
-    let TokenSpec { role, user, days, name, scope } = spec;
+    let TokenSpec { role, user, days, name, scope, certificate } = spec;
     let role = Role::parse(role)?;
     scope.must_fit(role)?;
     if let Some(name) = name {
@@ -106,9 +106,15 @@ pub(super) fn new_token(warden: &Warden, spec: &TokenSpec) -> Result<Performed> 
         Ok(found.id)
     });
     let expires_at_ms = days.map(|days| warden.now_ms() + u64::from(days) * MS_PER_DAY);
-    let (id, token) = warden.issue_token(role, user.transpose()?, expires_at_ms, name.as_deref(), scope)?;
+    let user = user.transpose()?;
+    let (id, token) =
+        warden.issue_token(role, user, expires_at_ms, name.as_deref(), scope, *certificate)?;
     let answer = NewToken { id, token, role: role.to_string(), expires_at_ms };
     let made = Performed::new(&answer)?.made(id).detail("role", role.as_str());
+    let made = match certificate {
+        Some(bound) => made.detail("certificate", bound.to_string()),
+        None => made,
+    };
     Ok(match &scope.actions {
         Some(actions) => {
             let names: Vec<Value> = actions.iter().map(|action| action.as_str().into()).collect();
@@ -148,6 +154,7 @@ fn token_row(token: ApiToken, names: &HashMap<Id, String>, now: u64) -> Result<T
         user: token.user.and_then(|user| names.get(&user).cloned()),
         name: token.name,
         session: token.session,
+        certificate: token.certificate,
         state: match (token.revoked_at_ms, token.expires_at_ms) {
             (Some(_), _) => "revoked",
             (None, Some(expires)) if expires <= now => "expired",
