@@ -15,6 +15,7 @@ use super::{
     allowance::{Allowance, Allowances},
     attempts::Attempts,
     error::{ApiError, ApiResult},
+    managing,
     metrics::Metrics,
     records::{ModelFacts, Noted, Records},
     routes::ROUTES,
@@ -100,6 +101,8 @@ pub struct Api {
     pub attempts: Attempts,
     /// One permit a password that is being tried.
     pub trying: Arc<Semaphore>,
+    /// One permit a request of the management API that is being worked on.
+    pub managing: Arc<Semaphore>,
     /// Counted until the audit log has them.
     failed_log_ins: AtomicU64,
     /// The same of looks at health and metrics.
@@ -123,6 +126,7 @@ impl Api {
             strangers: Strangers::default(),
             attempts: Attempts::default(),
             trying: Arc::new(Semaphore::new(sessions::TRIED_AT_ONCE)),
+            managing: Arc::new(Semaphore::new(managing::AT_ONCE)),
             failed_log_ins: AtomicU64::new(0),
             probes: AtomicU64::new(0),
         }
@@ -214,6 +218,10 @@ impl Api {
         }
     }
 
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
     /// Ends the engines; what they are still at is cancelled.
     pub fn stop_engines(&self) {
         for served in self.models() {
@@ -231,7 +239,7 @@ impl Api {
 
     /// Why no request for text would be answered now; None where one would.
     pub fn unreadiness(&self) -> Option<&'static str> {
-        if self.stopping.load(Ordering::Acquire) {
+        if self.is_stopping() {
             Some("stopping")
         } else if self.unrecorded.load(Ordering::Acquire) {
             Some("records cannot be written")

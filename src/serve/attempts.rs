@@ -67,9 +67,10 @@ impl Attempts {
         let known = |lane: Lane| if is_full && !lanes.contains_key(&lane) { Lane::Rest } else { lane };
         let own = known(Lane::Own(account, from));
         let is_welcome = lanes.get(&own).is_some_and(|turns| turns.welcome);
-        let shared = match is_welcome {
-            true => Vec::new(),
-            false => vec![known(Lane::Account(account)), known(Lane::Network(from))],
+        let shared = if is_welcome {
+            Vec::new()
+        } else {
+            vec![known(Lane::Account(account)), known(Lane::Network(from))]
         };
         let all = || shared.iter().chain([&own]);
         let turn = all().filter_map(|lane| lanes.get(lane)).map(|turns| turns.next).max();

@@ -26,7 +26,10 @@ crate::into_cause!(VerifierBuilderError);
 ///
 /// # Errors
 /// `Usage` where the authority's file holds no certificate.
-pub fn verifier(provider: &Arc<CryptoProvider>, authority: Option<&Path>) -> Result<Arc<dyn ClientCertVerifier>> {
+pub fn verifier(
+    provider: &Arc<CryptoProvider>,
+    authority: Option<&Path>,
+) -> Result<Arc<dyn ClientCertVerifier>> {
     let Some(path) = authority else {
         return Ok(Arc::new(AnyCertificate(provider.signature_verification_algorithms)));
     };

@@ -497,6 +497,53 @@ fn nobody_gets_past_the_handshake_whom_the_authority_did_not_sign_for() {
 }
 
 #[test]
+fn people_manage_over_the_network_what_their_role_may() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let warden = install(directory.path());
+    person(&warden, "Ermentrude", "security_officer");
+    let steward = token(&warden, "data_steward");
+    let daemon = start(&warden, ServeOptions::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let manage = async |token: &str, name: &str, body: Value| {
+            let (status, body) = daemon.ask("POST", &format!("/admin/v1/{name}"), token, &body).await;
+            (status, serde_json::from_str::<Value>(&body).expect("JSON"))
+        };
+        let body = json!({"user": "Ermentrude", "password": PASSWORD});
+        let (_, session) = daemon.ask("POST", "/v1/sessions", "none", &body).await;
+        let session: Value = serde_json::from_str(&session).expect("JSON");
+        let officer = session["token"].as_str().expect("a token");
+        assert_eq!(manage(&steward, "data_ls", json!({})).await, (200, json!([])));
+        assert_eq!(manage(officer, "data_ls", json!({})).await.0, 403);
+        assert_eq!(manage(&steward, "seal", json!({})).await.0, 403);
+        let (status, refused) = manage(officer, "seal", json!({})).await;
+        assert_eq!(status, 403);
+        assert!(
+            refused["error"]["message"].as_str().is_some_and(|text| text.contains("unseal")),
+            "{refused}"
+        );
+        let (status, made) = manage(officer, "token_new", json!({"role": "auditor", "days": 1})).await;
+        assert_eq!(status, 200, "{made}");
+        let auditor = made["token"].as_str().expect("a token");
+        let (_, entries) = manage(auditor, "audit_ls", json!({"limit": 100})).await;
+        let of = |action: &str, outcome: &str| {
+            let entries = entries.as_array().expect("entries").iter();
+            let found: Vec<&Value> =
+                entries.filter(|entry| entry["action"] == action && entry["outcome"] == outcome).collect();
+            found.into_iter().cloned().collect::<Vec<_>>()
+        };
+        for outcome in ["intent", "done"] {
+            let entry = &of("token.manage", outcome)[1];
+            assert_eq!(entry["detail"]["role"], "security_officer", "{entry}");
+            assert_eq!(entry["detail"]["from"], "127.0.0.1");
+            assert!(entry["detail"]["user"].as_str().is_some_and(|user| user.starts_with("usr_")), "{entry}");
+        }
+        assert_eq!((of("seal", "denied").len(), of("data.ls", "denied").len()), (2, 1));
+    });
+    daemon.stop();
+}
+
+#[test]
 fn a_stop_lets_what_runs_finish_and_bounds_how_long() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let warden = install(directory.path());

@@ -180,6 +180,29 @@ impl ApiError {
             .retry_after(5)
     }
 
+    /// To whoever manages the appliance a failure is told as the command line tells it, with what to do about it.
+    pub fn managing(error: &Error) -> Self {
+        let (status, kind, code) = match error.kind() {
+            ErrorKind::Usage => (StatusCode::BAD_REQUEST, INVALID, "invalid_value"),
+            ErrorKind::NotFound => (StatusCode::NOT_FOUND, INVALID, "not_found"),
+            ErrorKind::Denied => (StatusCode::FORBIDDEN, "permission_error", "insufficient_permissions"),
+            ErrorKind::Unavailable | ErrorKind::Sealed => {
+                (StatusCode::SERVICE_UNAVAILABLE, SERVER, "service_unavailable")
+            }
+            ErrorKind::Interrupted => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "interrupted"),
+            ErrorKind::Integrity => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "integrity"),
+            ErrorKind::Failed => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "failed"),
+        };
+        let remedy = error.remedy_text().map(|remedy| format!(" (help: {remedy})")).unwrap_or_default();
+        Self::new(status, kind, format!("{error}{remedy}")).with_code(code)
+    }
+
+    /// An answer that is made of lines, asked for by somebody who does not take them.
+    pub fn lines_only() -> Self {
+        let message = "This answer comes in lines: send the header Accept: application/x-ndjson.";
+        Self::new(StatusCode::NOT_ACCEPTABLE, INVALID, message).with_code("not_acceptable")
+    }
+
     /// Nobody can say when people come who unseal it.
     pub fn sealed() -> Self {
         let message = "The server is sealed: its administrator has to unseal it before it answers.";

@@ -44,6 +44,8 @@ pub struct Call {
     pub id: Option<String>,
     pub body: Bytes,
     pub received: Instant,
+    /// Whether the client takes lines of JSON as they come.
+    pub accepts_lines: bool,
     /// Set by a handler that writes intent and outcome itself, as soon as it begins to.
     pub recorded: Arc<AtomicBool>,
 }
@@ -174,6 +176,15 @@ async fn drain_within(body: Body, bytes_max: usize, time_max: Duration) {
     };
     // Too slow a sender gets its answer all the same; whether it can read it is its affair.
     let _ = tokio::time::timeout(time_max, draining).await;
+}
+
+pub fn accepts_lines(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut types = accepted.flat_map(|value| value.split(','));
+    types.any(|value| {
+        let essence = value.split(';').next().unwrap_or("").trim();
+        essence.eq_ignore_ascii_case("application/x-ndjson")
+    })
 }
 
 pub fn require_json(headers: &HeaderMap) -> ApiResult<()> {

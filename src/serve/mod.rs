@@ -12,6 +12,7 @@ pub mod error;
 pub mod handlers;
 pub mod intake;
 pub mod listen;
+mod managing;
 pub mod metrics;
 pub mod models;
 mod places;

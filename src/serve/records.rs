@@ -3,16 +3,18 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use serde_json::Value;
+
 use super::{answering::now_ms, strangers::Failures};
 use crate::{
     auditlog::{Entry, Outcome},
-    base::{Context, Id, IdKind, Result},
+    base::{Context, Id, IdKind, Monitor, Result},
     improve::{Opinion, Receipt, receipt::text_hash},
     infer::{FinishReason, Usage},
     seal::{self, Secret},
     store::{Answer, AnswerKind, AnswerState, FinishedAnswer, NewAnswer, NewFeedback},
     work::{
-        Fingerprint, Session, Warden,
+        Actor, Fingerprint, Request, Session, Warden,
         policy::{Action, Caller},
     },
 };
@@ -85,6 +87,9 @@ pub trait Records: Send + Sync + 'static {
     /// # Errors
     /// `NotFound` where it is a token that somebody made.
     fn log_out(&self, caller: &Caller) -> Result<()>;
+
+    /// Does what a caller asks of the warden, if the caller may; recorded.
+    fn manage(&self, caller: &Caller, request: Request, monitor: &dyn Monitor) -> Result<Value>;
 
     /// Durable when it returns: the intent in the audit log, the prompt sealed.
     fn begin_answer(&self, asked: &Asked) -> Result<()>;
@@ -171,6 +176,10 @@ impl Records for WardenRecords {
 
     fn log_out(&self, caller: &Caller) -> Result<()> {
         self.0.log_out(caller)
+    }
+
+    fn manage(&self, caller: &Caller, request: Request, monitor: &dyn Monitor) -> Result<Value> {
+        self.0.execute(Actor::Remote(caller.clone()), request, monitor)
     }
 
     fn begin_answer(&self, asked: &Asked) -> Result<()> {

@@ -23,8 +23,12 @@ impl Fingerprint {
     /// # Errors
     /// `Usage` for anything else.
     pub fn parse(text: &str) -> Result<Self> {
-        let digits: Vec<u32> =
-            text.chars().filter(|&c| c != ':').map(|c| c.to_digit(16)).collect::<Option<_>>().unwrap_or_default();
+        let digits: Vec<u32> = text
+            .chars()
+            .filter(|&c| c != ':')
+            .map(|c| c.to_digit(16))
+            .collect::<Option<_>>()
+            .unwrap_or_default();
         if digits.len() != 2 * BYTES {
             return Err(Error::usage("this is no SHA-256 fingerprint of a certificate")
                 .remedy("`openssl x509 -noout -fingerprint -sha256 -in FILE` prints it"));
@@ -62,7 +66,8 @@ mod tests {
     #[test]
     fn is_read_as_openssl_writes_it() {
         // SHA-256 of nothing, from FIPS 180-4's examples.
-        let empty = "E3:B0:C4:42:98:FC:1C:14:9A:FB:F4:C8:99:6F:B9:24:27:AE:41:E4:64:9B:93:4C:A4:95:99:1B:78:52:B8:55";
+        let empty =
+            "E3:B0:C4:42:98:FC:1C:14:9A:FB:F4:C8:99:6F:B9:24:27:AE:41:E4:64:9B:93:4C:A4:95:99:1B:78:52:B8:55";
         assert_eq!(Fingerprint::of(b"").to_string(), empty);
         for text in [empty.to_owned(), empty.replace(':', ""), empty.to_lowercase()] {
             assert_eq!(Fingerprint::parse(&text).unwrap(), Fingerprint::of(b""));

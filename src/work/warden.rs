@@ -156,7 +156,7 @@ impl Warden {
         monitor: &dyn Monitor,
     ) -> Result<Value> {
         let (action, object) = (request.action(), request.object());
-        if let Err(denied) = actor.authorise(action) {
+        if let Err(denied) = actor.may_ask(request.kind()) {
             self.record(&actor, action, object, Outcome::Denied, &[])?;
             return Err(denied);
         }

@@ -107,10 +107,9 @@ pub(super) fn new_token(warden: &Warden, spec: &TokenSpec) -> Result<Performed> 
     });
     let expires_at_ms = days.map(|days| warden.now_ms() + u64::from(days) * MS_PER_DAY);
     let user = user.transpose()?;
-    let (id, token) =
-        warden.issue_token(role, user, expires_at_ms, name.as_deref(), scope, *certificate)?;
+    let (id, token) = warden.issue_token(role, user, expires_at_ms, name.as_deref(), scope, *certificate)?;
     let answer = NewToken { id, token, role: role.to_string(), expires_at_ms };
-    let made = Performed::new(&answer)?.made(id).detail("role", role.as_str());
+    let made = Performed::new(&answer)?.made(id).detail("token_role", role.as_str());
     let made = match certificate {
         Some(bound) => made.detail("certificate", bound.to_string()),
         None => made,
