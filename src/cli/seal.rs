@@ -70,7 +70,8 @@ fn at_hand(by: &[UnsealedBy]) -> Result<Vec<(SecretKind, Secret)>> {
         (_, true) => "one share",
         (_, false) => "passphrase",
     };
-    let typed = terminal::ask_secret(prompt)?;
+    let instead = "give it with --passphrase-file F, --key-file F or --share-file F";
+    let typed = terminal::ask_secret(prompt, instead)?;
     let is_share = by_shares && (!by_passphrase || Share::parse(typed.danger_expose()).is_ok());
     Ok(vec![(if is_share { SecretKind::Share } else { SecretKind::Passphrase }, typed)])
 }

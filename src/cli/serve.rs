@@ -1,7 +1,7 @@
 //! `cloister serve`: the daemon. It holds the data directory until it is told to stop, and finishes what is
 //! running before it does. Where nothing unseals the directory it starts sealed, and waits for `cloister unseal`.
 
-use std::{net::SocketAddr, path::PathBuf, process::Command, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
 use super::{screen::Screen, session::Session, settings::Settings, signals};
 use crate::{
@@ -42,6 +42,12 @@ pub struct ApiArgs {
     /// Tokens that one answer may have
     #[arg(long, value_name = "N", default_value_t = Allowance::default().answer_tokens_max)]
     pub answer_tokens_max: u64,
+    /// Hours that a log-in holds, 24 at most
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..=24))]
+    pub session_hours: u64,
+    /// Let nobody connect without a certificate that one of this file signed
+    #[arg(long, value_name = "FILE")]
+    pub client_ca: Option<PathBuf>,
 }
 
 impl ApiArgs {
@@ -52,20 +58,33 @@ impl ApiArgs {
             answers_at_once: self.answers_at_once,
             answer_tokens_max: self.answer_tokens_max,
         };
-        Limits { each, ..Limits::default() }
+        let session_time = Duration::from_secs(self.session_hours * 60 * 60);
+        Limits { each, session_time, ..Limits::default() }
     }
 
     /// The command line that says the same.
     fn repeat(&self, listen: SocketAddr, command: &mut Command) {
-        let Self { listen: _, requests_a_minute, tokens_a_minute, answers_at_once, answer_tokens_max } = self;
+        let Self {
+            listen: _,
+            requests_a_minute,
+            tokens_a_minute,
+            answers_at_once,
+            answer_tokens_max,
+            session_hours,
+            client_ca,
+        } = self;
         command.arg("--listen").arg(listen.to_string());
         for (flag, value) in [
             ("--requests-a-minute", requests_a_minute),
             ("--tokens-a-minute", tokens_a_minute),
             ("--answers-at-once", answers_at_once),
             ("--answer-tokens-max", answer_tokens_max),
+            ("--session-hours", session_hours),
         ] {
             command.arg(flag).arg(value.to_string());
+        }
+        if let Some(path) = client_ca {
+            command.arg("--client-ca").arg(path);
         }
     }
 }
@@ -109,6 +128,7 @@ pub fn until_stopped(
         device: settings.device,
         threads: settings.site().threads,
         limits: args.limits(),
+        client_ca: args.client_ca.clone(),
         ..ServeOptions::default()
     };
     let mut announced = Ok(());

@@ -5,6 +5,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{progress::Line, screen::Screen, settings::Settings};
 use crate::{
     base::{Context, Error, Id, IdKind, Result},
+    seal::Secret,
     work::{client, request::Request},
 };
 
@@ -18,8 +19,13 @@ impl Session {
     /// Asks, showing progress until the answer comes. Whether a daemon answers or this process does reads the
     /// same.
     pub fn ask<T: DeserializeOwned>(&self, request: Request) -> Result<T> {
+        self.ask_with(request, &Secret::new(Vec::new()))
+    }
+
+    /// As [`Self::ask`], with a secret that comes with the request.
+    pub fn ask_with<T: DeserializeOwned>(&self, request: Request, secret: &Secret) -> Result<T> {
         let line = Line::new();
-        let answer = client::run(&self.settings.site(), request, &line)?;
+        let answer = client::run_with(&self.settings.site(), request, secret, &line)?;
         drop(line);
         serde_json::from_value(answer).context("reading the warden's answer")
     }

@@ -22,15 +22,14 @@ const LINE_BYTES_MAX: usize = 4096;
 /// How soon Ctrl-C is noticed.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
-/// The line that somebody types at `prompt`.
+/// The line that somebody types at `prompt`; `instead` says what to do where nobody can.
 ///
 /// # Errors
 /// `Usage` where standard input is no terminal, `Interrupted` where nothing was typed.
-pub fn ask_secret(prompt: &str) -> Result<Secret> {
+pub fn ask_secret(prompt: &str, instead: &str) -> Result<Secret> {
     let stdin = stdin();
     if !stdin.is_terminal() {
-        return Err(Error::usage("there is no terminal to ask for a secret at")
-            .remedy("give it with --passphrase-file F, --key-file F or --share-file F"));
+        return Err(Error::usage("there is no terminal to ask for a secret at").remedy(instead));
     }
     // Before the terminal is changed: a signal that nobody listens for would leave it so.
     let stop = signals::listen();

@@ -27,7 +27,7 @@ pub use blob::{BLOB_OVERHEAD_BYTES, open_blob, open_blob_in_place, seal_blob};
 pub use hash::{Digest, Sha256, hmac, same_bytes, sha256, verify_hmac};
 pub use header::{CHUNK_BYTES_DEFAULT, HEADER_BYTES, Header, Label, sealed_length_bytes};
 pub use key::{KEY_BYTES, Key};
-pub use passphrase::{PassphraseParams, Secret};
+pub use passphrase::{PassphraseParams, PasswordVerifier, Secret};
 pub use process::forbid_core_dumps;
 pub use random::{new_id, random_bytes};
 pub use reader::SealReader;

@@ -13,10 +13,13 @@ use tokio::sync::Semaphore;
 
 use super::{
     allowance::{Allowance, Allowances},
+    attempts::Attempts,
     error::{ApiError, ApiResult},
+    managing,
     metrics::Metrics,
     records::{ModelFacts, Noted, Records},
     routes::ROUTES,
+    sessions,
     strangers::{Failures, Strangers},
 };
 use crate::{
@@ -35,6 +38,8 @@ pub struct Limits {
     pub body_time_max: Duration,
     /// Answers being given or waiting for their turn.
     pub answers_max: usize,
+    /// How long a log-in holds.
+    pub session_time: Duration,
     /// Of one token.
     pub each: Allowance,
 }
@@ -46,6 +51,7 @@ impl Default for Limits {
             drained_bytes_max: 512 << 20,
             body_time_max: Duration::from_secs(60),
             answers_max: 256,
+            session_time: Duration::from_secs(12 * 60 * 60),
             each: Allowance::default(),
         }
     }
@@ -91,6 +97,14 @@ pub struct Api {
     stopping: AtomicBool,
     /// Requests without a valid token.
     strangers: Strangers,
+    /// Of logging in.
+    pub attempts: Attempts,
+    /// One permit a password that is being tried.
+    pub trying: Arc<Semaphore>,
+    /// One permit a request of the management API that is being worked on.
+    pub managing: Arc<Semaphore>,
+    /// Counted until the audit log has them.
+    failed_log_ins: AtomicU64,
     /// The same of looks at health and metrics.
     probes: AtomicU64,
     /// The same of requests beyond what their token may take.
@@ -110,6 +124,10 @@ impl Api {
             unrecorded: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             strangers: Strangers::default(),
+            attempts: Attempts::default(),
+            trying: Arc::new(Semaphore::new(sessions::TRIED_AT_ONCE)),
+            managing: Arc::new(Semaphore::new(managing::AT_ONCE)),
+            failed_log_ins: AtomicU64::new(0),
             probes: AtomicU64::new(0),
         }
     }
@@ -160,8 +178,12 @@ impl Api {
         tokio::time::sleep(self.strangers.count(from, Instant::now())).await;
     }
 
+    pub fn count_failed_log_in(&self) {
+        self.failed_log_ins.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub fn take_strangers(&self) -> Failures {
-        self.strangers.take()
+        Failures { log_ins: self.failed_log_ins.swap(0, Ordering::Relaxed), ..self.strangers.take() }
     }
 
     pub fn count_probe(&self) {
@@ -196,6 +218,10 @@ impl Api {
         }
     }
 
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
     /// Ends the engines; what they are still at is cancelled.
     pub fn stop_engines(&self) {
         for served in self.models() {
@@ -213,7 +239,7 @@ impl Api {
 
     /// Why no request for text would be answered now; None where one would.
     pub fn unreadiness(&self) -> Option<&'static str> {
-        if self.stopping.load(Ordering::Acquire) {
+        if self.is_stopping() {
             Some("stopping")
         } else if self.unrecorded.load(Ordering::Acquire) {
             Some("records cannot be written")

@@ -4,6 +4,7 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -49,6 +50,8 @@ pub struct ServeOptions {
     pub threads: Option<usize>,
     pub limits: Limits,
     pub connections: ConnectionLimits,
+    /// Nobody gets past the handshake without a certificate that this one signed; None lets everybody.
+    pub client_ca: Option<PathBuf>,
 }
 
 impl Default for ServeOptions {
@@ -60,6 +63,7 @@ impl Default for ServeOptions {
             threads: None,
             limits: Limits::default(),
             connections: ConnectionLimits::default(),
+            client_ca: None,
         }
     }
 }
@@ -276,10 +280,11 @@ impl Front {
     fn answer(&self, uid: u32, question: Question, secret: Secret, monitor: &dyn Monitor) -> Result<Value> {
         match question {
             Question::Warden(request) => {
-                return self.warden(monitor)?.execute(Actor::Local { uid }, *request, monitor);
+                let warden = self.warden(monitor)?;
+                return warden.execute_with(Actor::Local { uid }, *request, &secret, monitor);
             }
             Question::State => {}
-            Question::Unseal { kind, .. } => self.unseal(uid, kind, secret, monitor)?,
+            Question::Unseal(kind) => self.unseal(uid, kind, secret, monitor)?,
             Question::ForgetShares => {
                 if let Phase::Sealed(sealed) = &*self.phase() {
                     sealed.forget_shares(uid);

@@ -2,7 +2,7 @@
 
 use std::{io::Write, net::TcpListener, path::Path, time::Instant};
 
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, pem::PemObject};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -20,7 +20,7 @@ use crate::{
     tensor::DType,
     vault,
     work::{
-        Request, Site, Unsealer, client,
+        Fingerprint, Request, Site, Unsealer, client,
         request::{NewToken, TokenSpec},
     },
 };
@@ -101,10 +101,38 @@ fn install(data_dir: &Path) -> Arc<Warden> {
     Arc::new(Warden::init(&site).expect("an installation"))
 }
 
+const PASSWORD: &str = "sacks of grain, counted twice";
+
+fn ask(warden: &Warden, request: Request, secret: &str) -> Result<Value> {
+    let secret = Secret::new(secret.as_bytes().to_vec());
+    warden.execute_with(Actor::this_process(), request, &secret, &Silent)
+}
+
+/// A person who can log in.
+fn person(warden: &Warden, name: &str, role: &str) {
+    let (name, role) = (name.to_owned(), role.to_owned());
+    ask(warden, Request::UserAdd { name: name.clone(), role }, "").expect("a user");
+    ask(warden, Request::UserPassword { name }, PASSWORD).expect("a password");
+}
+
 fn token(warden: &Warden, role: &str) -> String {
     let request = Request::TokenNew(TokenSpec::of_role(role));
     let answer = warden.execute(Actor::this_process(), request, &Silent).expect("a token");
     serde_json::from_value::<NewToken>(answer).expect("its shape").token
+}
+
+/// A program with a certificate of its own.
+struct Client {
+    certificate: rcgen::Certificate,
+    key: rcgen::KeyPair,
+}
+
+impl Client {
+    fn self_signed() -> Self {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let certificate = rcgen::CertificateParams::default().self_signed(&key).expect("a certificate");
+        Self { certificate, key }
+    }
 }
 
 /// A daemon on a thread of its own.
@@ -157,6 +185,14 @@ impl Running {
     }
 
     async fn connect(&self) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+        self.connect_as(None).await.expect("TLS")
+    }
+
+    /// With the client's certificate, if it has one.
+    async fn connect_as(
+        &self,
+        client: Option<&Client>,
+    ) -> std::io::Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
         let pem = std::fs::read(&self.bound.certificate_pem).expect("a certificate");
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(&pem).expect("PEM")).expect("an anchor");
@@ -164,27 +200,44 @@ impl Running {
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let config = match client {
+            None => config.with_no_client_auth(),
+            Some(Client { certificate, key }) => {
+                let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+                config.with_client_auth_cert(vec![certificate.der().clone()], key).expect("a certificate")
+            }
+        };
         let stream = tokio::net::TcpStream::connect(self.bound.address).await.expect("connects");
         let name = ServerName::try_from("localhost").expect("a name");
-        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("TLS")
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 
     /// Status and everything behind the head.
     async fn ask(&self, method: &str, path: &str, token: &str, body: &Value) -> (u16, String) {
+        self.ask_as(None, method, path, token, body).await.expect("an answer")
+    }
+
+    async fn ask_as(
+        &self,
+        client: Option<&Client>,
+        method: &str,
+        path: &str,
+        token: &str,
+        body: &Value,
+    ) -> std::io::Result<(u16, String)> {
         let body = if body.is_null() { String::new() } else { body.to_string() };
-        let mut stream = self.connect().await;
+        let mut stream = self.connect_as(client).await?;
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\
              content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
-        stream.write_all(request.as_bytes()).await.expect("sent");
+        stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("an answer");
+        stream.read_to_string(&mut answer).await?;
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-        (head[9..12].parse().expect("a status"), body.to_owned())
+        Ok((head[9..12].parse().expect("a status"), body.to_owned()))
     }
 }
 
@@ -312,6 +365,182 @@ fn answers_over_tls_with_receipts_and_leaves_no_prompt_on_the_disk() {
         let found = bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes());
         assert!(!found, "a prompt lies in {}", file.display());
     }
+}
+
+#[test]
+fn people_log_in_keep_what_they_were_given_and_are_out_at_once() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let warden = install(directory.path());
+    add_model(&warden, "rules", 1);
+    person(&warden, "Ermentrude", "user");
+    person(&warden, "Wendelin", "auditor");
+    let program = token(&warden, "user");
+    let daemon = start(&warden, ServeOptions::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let log_in = async |user: &str, password: &str| {
+            let body = json!({"user": user, "password": password});
+            let (status, body) = daemon.ask("POST", "/v1/sessions", "none", &body).await;
+            (status, serde_json::from_str::<Value>(&body).expect("JSON"))
+        };
+        let enter = async |user: &str| {
+            let (status, session) = log_in(user, PASSWORD).await;
+            assert_eq!(status, 200, "{session}");
+            session["token"].as_str().expect("a token").to_owned()
+        };
+        let models = async |token: &str| daemon.ask("GET", "/v1/models", token, &Value::Null).await.0;
+        let (status, session) = log_in("Wendelin", PASSWORD).await;
+        assert_eq!((status, &session["role"]), (200, &json!("auditor")));
+        let unknown = log_in("Wendelina", PASSWORD).await;
+        assert_eq!(unknown, log_in("Wendelin", "sacks of grain").await);
+        assert_eq!(unknown.0, 401);
+
+        let (first, second) = (enter("Ermentrude").await, enter("Ermentrude").await);
+        let body = json!({"model": "rules", "prompt": "a", "max_tokens": 2, "ignore_eos": true});
+        let (_, answer) = daemon.ask("POST", "/v1/completions", &first, &body).await;
+        let answer: Value = serde_json::from_str(&answer).expect("JSON");
+        let opinion = json!({"answer": answer["id"], "rating": 1});
+        assert_eq!(daemon.ask("DELETE", "/v1/sessions/current", &first, &Value::Null).await.0, 200);
+        assert_eq!((models(&first).await, models(&second).await), (401, 200));
+        assert_eq!(daemon.ask("POST", "/v1/feedback", &second, &opinion).await.0, 200, "the same person");
+        assert_eq!(daemon.ask("POST", "/v1/feedback", &program, &opinion).await.0, 404, "somebody else");
+        assert_eq!(daemon.ask("DELETE", "/v1/sessions/current", &program, &Value::Null).await.0, 404);
+
+        let name = || "Ermentrude".to_owned();
+        ask(&warden, Request::UserPassword { name: name() }, "another one, and long").expect("changed");
+        assert_eq!((models(&second).await, log_in("Ermentrude", PASSWORD).await.0), (401, 401));
+        let third = log_in("Ermentrude", "another one, and long").await.1;
+        let third = third["token"].as_str().expect("a token").to_owned();
+        assert_eq!(models(&third).await, 200);
+        ask(&warden, Request::UserDisable { name: name() }, "").expect("disabled");
+        assert_eq!(models(&third).await, 401);
+        assert_eq!(log_in("Ermentrude", "another one, and long").await.0, 401);
+        ask(&warden, Request::UserPassword { name: name() }, PASSWORD).expect_err("disabled");
+    });
+    daemon.stop();
+    let actions = actions(warden.data_dir());
+    let count = |wanted: &str| actions.iter().filter(|action| *action == wanted).count();
+    for (wanted, number) in [
+        ("session.begin Intent", 4),
+        ("session.begin Done", 4),
+        ("session.end Done", 1),
+        ("session.end Failed", 1),
+        ("user.manage Failed", 1),
+    ] {
+        assert_eq!(count(wanted), number, "{wanted}: {actions:?}");
+    }
+    for file in files_under(directory.path()) {
+        let bytes = std::fs::read(&file).expect("reads");
+        for word in [PASSWORD, "Ermentrude"] {
+            let found = bytes.windows(word.len()).any(|window| window == word.as_bytes());
+            assert!(!found, "'{word}' lies in {}", file.display());
+        }
+    }
+}
+
+#[test]
+fn a_bound_token_is_good_with_its_certificate_alone() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let warden = install(directory.path());
+    let (own, other) = (Client::self_signed(), Client::self_signed());
+    let certificate = Some(Fingerprint::of(own.certificate.der()));
+    let spec = TokenSpec { certificate, ..TokenSpec::of_role("service") };
+    let made = ask(&warden, Request::TokenNew(spec), "").expect("a token");
+    let bound = serde_json::from_value::<NewToken>(made).expect("its shape").token;
+    let free = token(&warden, "service");
+    let daemon = start(&warden, ServeOptions::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let models = async |client: Option<&Client>, token: &str| {
+            daemon.ask_as(client, "GET", "/v1/models", token, &Value::Null).await.expect("an answer")
+        };
+        assert_eq!(models(Some(&own), &bound).await.0, 200);
+        let wrong = models(None, "clst_service_nonsense").await;
+        assert_eq!(wrong.0, 401);
+        assert_eq!(models(None, &bound).await, wrong, "it sounds like any wrong token");
+        assert_eq!(models(Some(&other), &bound).await, wrong);
+        for client in [None, Some(&own), Some(&other)] {
+            assert_eq!(models(client, &free).await.0, 200);
+        }
+    });
+    daemon.stop();
+    let rows = ask(&warden, Request::TokenLs, "").expect("a list");
+    let shown = rows.as_array().expect("rows").iter().find(|row| !row["certificate"].is_null());
+    assert_eq!(shown.expect("one is bound")["certificate"], json!(certificate));
+}
+
+#[test]
+fn nobody_gets_past_the_handshake_whom_the_authority_did_not_sign_for() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let warden = install(directory.path());
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, "the hospital's authority");
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let authority = rcgen::CertifiedIssuer::self_signed(params, key).expect("an authority");
+    let path = directory.path().join("ca.pem");
+    std::fs::write(&path, authority.pem()).expect("written");
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = rcgen::CertificateParams::default().signed_by(&key, &authority).expect("signed");
+    let (signed, stranger) = (Client { certificate, key }, Client::self_signed());
+    let operator = token(&warden, "operator");
+    let daemon = start(&warden, ServeOptions { client_ca: Some(path), ..ServeOptions::default() });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let ask = async |client: Option<&Client>| {
+            daemon.ask_as(client, "GET", "/v1/models", &operator, &Value::Null).await
+        };
+        assert_eq!(ask(Some(&signed)).await.expect("an answer").0, 200);
+        assert!(ask(Some(&stranger)).await.is_err() && ask(None).await.is_err());
+    });
+    daemon.stop();
+}
+
+#[test]
+fn people_manage_over_the_network_what_their_role_may() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let warden = install(directory.path());
+    person(&warden, "Ermentrude", "security_officer");
+    let steward = token(&warden, "data_steward");
+    let daemon = start(&warden, ServeOptions::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let manage = async |token: &str, name: &str, body: Value| {
+            let (status, body) = daemon.ask("POST", &format!("/admin/v1/{name}"), token, &body).await;
+            (status, serde_json::from_str::<Value>(&body).expect("JSON"))
+        };
+        let body = json!({"user": "Ermentrude", "password": PASSWORD});
+        let (_, session) = daemon.ask("POST", "/v1/sessions", "none", &body).await;
+        let session: Value = serde_json::from_str(&session).expect("JSON");
+        let officer = session["token"].as_str().expect("a token");
+        assert_eq!(manage(&steward, "data_ls", json!({})).await, (200, json!([])));
+        assert_eq!(manage(officer, "data_ls", json!({})).await.0, 403);
+        assert_eq!(manage(&steward, "seal", json!({})).await.0, 403);
+        let (status, refused) = manage(officer, "seal", json!({})).await;
+        assert_eq!(status, 403);
+        assert!(
+            refused["error"]["message"].as_str().is_some_and(|text| text.contains("unseal")),
+            "{refused}"
+        );
+        let (status, made) = manage(officer, "token_new", json!({"role": "auditor", "days": 1})).await;
+        assert_eq!(status, 200, "{made}");
+        let auditor = made["token"].as_str().expect("a token");
+        let (_, entries) = manage(auditor, "audit_ls", json!({"limit": 100})).await;
+        let of = |action: &str, outcome: &str| {
+            let entries = entries.as_array().expect("entries").iter();
+            let found: Vec<&Value> =
+                entries.filter(|entry| entry["action"] == action && entry["outcome"] == outcome).collect();
+            found.into_iter().cloned().collect::<Vec<_>>()
+        };
+        for outcome in ["intent", "done"] {
+            let entry = &of("token.manage", outcome)[1];
+            assert_eq!(entry["detail"]["role"], "security_officer", "{entry}");
+            assert_eq!(entry["detail"]["from"], "127.0.0.1");
+            assert!(entry["detail"]["user"].as_str().is_some_and(|user| user.starts_with("usr_")), "{entry}");
+        }
+        assert_eq!((of("seal", "denied").len(), of("data.ls", "denied").len()), (2, 1));
+    });
+    daemon.stop();
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Errors as OpenAI's clients read them: a status, and `{"error": {message, type, param, code}}`. Messages say what
 //! was wrong with the request; what failed inside is logged here and told to no stranger.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -140,6 +142,19 @@ impl ApiError {
             .with_code("invalid_api_key")
     }
 
+    /// Says nothing of which of them is wrong.
+    pub fn wrong_password() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, INVALID, "Incorrect user or password.")
+            .with_code("invalid_credentials")
+    }
+
+    pub fn too_many_log_ins(wait: Duration) -> Self {
+        let message = "There are too many attempts to log in. Try again in a moment.";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message)
+            .with_code("rate_limit_exceeded")
+            .retry_after(wait.as_secs() + 1)
+    }
+
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "permission_error", message).with_code("insufficient_permissions")
     }
@@ -163,6 +178,29 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message)
             .with_code("service_unavailable")
             .retry_after(5)
+    }
+
+    /// To whoever manages the appliance a failure is told as the command line tells it, with what to do about it.
+    pub fn managing(error: &Error) -> Self {
+        let (status, kind, code) = match error.kind() {
+            ErrorKind::Usage => (StatusCode::BAD_REQUEST, INVALID, "invalid_value"),
+            ErrorKind::NotFound => (StatusCode::NOT_FOUND, INVALID, "not_found"),
+            ErrorKind::Denied => (StatusCode::FORBIDDEN, "permission_error", "insufficient_permissions"),
+            ErrorKind::Unavailable | ErrorKind::Sealed => {
+                (StatusCode::SERVICE_UNAVAILABLE, SERVER, "service_unavailable")
+            }
+            ErrorKind::Interrupted => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "interrupted"),
+            ErrorKind::Integrity => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "integrity"),
+            ErrorKind::Failed => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "failed"),
+        };
+        let remedy = error.remedy_text().map(|remedy| format!(" (help: {remedy})")).unwrap_or_default();
+        Self::new(status, kind, format!("{error}{remedy}")).with_code(code)
+    }
+
+    /// An answer that is made of lines, asked for by somebody who does not take them.
+    pub fn lines_only() -> Self {
+        let message = "This answer comes in lines: send the header Accept: application/x-ndjson.";
+        Self::new(StatusCode::NOT_ACCEPTABLE, INVALID, message).with_code("not_acceptable")
     }
 
     /// Nobody can say when people come who unseal it.

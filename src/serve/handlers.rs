@@ -151,11 +151,15 @@ pub async fn receipt(api: Arc<Api>, caller: Caller, call: Call) -> ApiResult<Res
     Ok(([(header::CONTENT_TYPE, "application/json")], receipt).into_response())
 }
 
-/// An answer that this caller was given, or any where the role may do `anybodys`. Another's looks like none.
+/// An answer that this caller, or another token of the same user, was given, or any where the role may do `anybodys`. Another's looks like none.
 async fn own_answer(api: &Arc<Api>, caller: &Caller, id: Id, anybodys: Action) -> ApiResult<Answer> {
-    let found =
-        api.ask(move |records| records.answer(id)).await.map_err(|error| ApiError::unrecorded(&error))?;
+    let (asker, any) = (caller.clone(), caller.may(anybodys));
+    let found = api.ask(move |records| {
+        let Some(answer) = records.answer(id)? else { return Ok(None) };
+        Ok((any || records.was_given(&asker, &answer)?).then_some(answer))
+    });
     found
-        .filter(|answer| answer.token == caller.token || caller.may(anybodys))
+        .await
+        .map_err(|error| ApiError::unrecorded(&error))?
         .ok_or_else(|| ApiError::not_found(format!("There is no answer {id}.")))
 }

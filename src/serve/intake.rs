@@ -21,12 +21,19 @@ use super::{
 use crate::{
     auditlog::Outcome,
     base::ErrorKind,
-    work::policy::{Action, Caller},
+    seal::{Secret, WipedVec},
+    work::{
+        Fingerprint,
+        policy::{Action, Caller},
+    },
 };
 
 /// What is read and thrown away for somebody who may not ask anything.
 pub const STRANGERS_BODY_MAX: usize = 1 << 20;
 const STRANGERS_BODY_TIME: Duration = Duration::from_secs(5);
+/// A name and a password.
+const SECRET_BODY_MAX: usize = 4 << 10;
+const SECRET_BODY_TIME: Duration = Duration::from_secs(10);
 /// Our tokens have some 60 characters.
 const BEARER_BYTES_MAX: usize = 512;
 
@@ -37,23 +44,35 @@ pub struct Call {
     pub id: Option<String>,
     pub body: Bytes,
     pub received: Instant,
+    /// Whether the client takes lines of JSON as they come.
+    pub accepts_lines: bool,
     /// Set by a handler that writes intent and outcome itself, as soon as it begins to.
     pub recorded: Arc<AtomicBool>,
 }
 
-/// The address that a connection comes from, as its requests carry it.
+/// Who is at the other end of a connection, as its requests carry it.
 #[derive(Clone, Copy, Debug)]
-pub struct Peer(pub IpAddr);
+pub struct Peer {
+    pub address: IpAddr,
+    /// Of the certificate whose key the client proved to have.
+    pub certificate: Option<Fingerprint>,
+}
+
+/// Where a request comes from, as far as that is known.
+pub fn origin(head: &Parts) -> Option<IpAddr> {
+    head.extensions.get::<Peer>().map(|peer| peer.address)
+}
 
 /// Who calls, if they may do `action`.
 pub async fn caller(api: &Arc<Api>, head: &Parts, action: Action) -> ApiResult<Caller> {
-    let from = head.extensions.get::<Peer>().map(|peer| peer.0);
+    let from = origin(head);
     let Some(bearer) = bearer(&head.headers) else {
         api.slow_stranger(from).await;
         return Err(ApiError::no_token());
     };
     let bearer = bearer.to_owned();
-    let caller = match api.ask(move |records| records.authenticate(&bearer)).await {
+    let certificate = head.extensions.get::<Peer>().and_then(|peer| peer.certificate);
+    let caller = match api.ask(move |records| records.authenticate(&bearer, certificate)).await {
         Ok(caller) => Caller { from, ..caller },
         Err(error) if error.kind() == ErrorKind::Denied => {
             api.slow_stranger(from).await;
@@ -113,6 +132,32 @@ pub async fn read_body(api: &Api, headers: &HeaderMap, body: Body) -> ApiResult<
     }
 }
 
+/// A small body that holds a secret, into memory that is wiped. What the connection itself read it into is not ours.
+pub async fn read_secret(body: Body) -> ApiResult<Secret> {
+    let mut stream = body.into_data_stream();
+    let (mut read, mut length) = (WipedVec::zeroed(SECRET_BODY_MAX), 0);
+    let reading = async {
+        while let Some(piece) = stream.next().await {
+            let piece =
+                piece.map_err(|error| ApiError::invalid_json(&format!("the body broke off: {error}")))?;
+            let place = read
+                .get_mut(length..length + piece.len())
+                .ok_or_else(|| ApiError::body_too_large(SECRET_BODY_MAX))?;
+            place.copy_from_slice(&piece);
+            length += piece.len();
+        }
+        Ok::<(), ApiError>(())
+    };
+    let outcome = tokio::time::timeout(SECRET_BODY_TIME, reading).await;
+    match outcome.unwrap_or_else(|_| Err(ApiError::body_too_slow())) {
+        Ok(()) => Ok(Secret::new(read[..length].to_vec())),
+        Err(refusal) => {
+            drain(Body::from_stream(stream), STRANGERS_BODY_MAX).await;
+            Err(refusal)
+        }
+    }
+}
+
 /// Reads a body to throw it away, within bounds: what is left makes the connection close.
 pub async fn drain(body: Body, bytes_max: usize) {
     drain_within(body, bytes_max, STRANGERS_BODY_TIME).await;
@@ -131,6 +176,15 @@ async fn drain_within(body: Body, bytes_max: usize, time_max: Duration) {
     };
     // Too slow a sender gets its answer all the same; whether it can read it is its affair.
     let _ = tokio::time::timeout(time_max, draining).await;
+}
+
+pub fn accepts_lines(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut types = accepted.flat_map(|value| value.split(','));
+    types.any(|value| {
+        let essence = value.split(';').next().unwrap_or("").trim();
+        essence.eq_ignore_ascii_case("application/x-ndjson")
+    })
 }
 
 pub fn require_json(headers: &HeaderMap) -> ApiResult<()> {

@@ -31,6 +31,7 @@ use super::{
     intake::Peer,
     places::{Busy, Place, Places},
 };
+use crate::work::Fingerprint;
 
 /// Bounds on connections.
 #[derive(Clone, Debug)]
@@ -129,11 +130,14 @@ impl Connection {
         stream.set_nodelay(true)?;
         let stream = Stalling::new(stream, self.limits.write_stall_max);
         let stream = tokio::time::timeout(self.limits.handshake_time_max, self.tls.accept(stream)).await??;
+        let certificates = stream.get_ref().1.peer_certificates();
+        let certificate = certificates.and_then(<[_]>::first).map(|own| Fingerprint::of(own));
+        let peer = Peer { address: peer.ip(), certificate };
         let answered = move |request: Request, next: Next| {
             let busy = busy();
             async move { next.run(request).await.map(|body| busy.until_sent(body)) }
         };
-        let router = self.router.layer(middleware::from_fn(answered)).layer(Extension(Peer(peer.ip())));
+        let router = self.router.layer(middleware::from_fn(answered)).layer(Extension(peer));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head_time_max)

@@ -1,18 +1,20 @@
-//! What the API asks of the appliance's memory: who a token belongs to, and the records without which nothing is
+//! What the API asks of the appliance's memory: who a token or a password belongs to, and the records without which nothing is
 //! served. [`WardenRecords`] is the warden's; the router's tests bring one that fails when told to.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use serde_json::Value;
 
 use super::{answering::now_ms, strangers::Failures};
 use crate::{
     auditlog::{Entry, Outcome},
-    base::{Context, Id, IdKind, Result},
+    base::{Context, Id, IdKind, Monitor, Result},
     improve::{Opinion, Receipt, receipt::text_hash},
     infer::{FinishReason, Usage},
-    seal,
+    seal::{self, Secret},
     store::{Answer, AnswerKind, AnswerState, FinishedAnswer, NewAnswer, NewFeedback},
     work::{
-        Warden,
+        Actor, Fingerprint, Request, Session, Warden,
         policy::{Action, Caller},
     },
 };
@@ -65,8 +67,29 @@ pub struct Noted {
 /// All of these block, on the disk at times: they are called away from the asynchronous threads.
 pub trait Records: Send + Sync + 'static {
     /// # Errors
-    /// `Denied` for whatever is not a living token; anything else means that it could not be found out.
-    fn authenticate(&self, bearer: &str) -> Result<Caller>;
+    /// `Denied` for whatever is not a living token, or not over this certificate's connection; anything else means that it could not be found out.
+    fn authenticate(&self, bearer: &str, certificate: Option<Fingerprint>) -> Result<Caller>;
+
+    /// A token that lives for `lifetime`, for the user of this name and password; recorded.
+    ///
+    /// # Errors
+    /// `Denied` whatever is wrong with them.
+    fn log_in(
+        &self,
+        name: &str,
+        password: &Secret,
+        from: Option<IpAddr>,
+        lifetime: Duration,
+    ) -> Result<Session>;
+
+    /// Ends the session that a caller's token is. Whoever asks records it.
+    ///
+    /// # Errors
+    /// `NotFound` where it is a token that somebody made.
+    fn log_out(&self, caller: &Caller) -> Result<()>;
+
+    /// Does what a caller asks of the warden, if the caller may; recorded.
+    fn manage(&self, caller: &Caller, request: Request, monitor: &dyn Monitor) -> Result<Value>;
 
     /// Durable when it returns: the intent in the audit log, the prompt sealed.
     fn begin_answer(&self, asked: &Asked) -> Result<()>;
@@ -75,6 +98,9 @@ pub trait Records: Send + Sync + 'static {
     fn end_answer(&self, asked: &Asked, ended: &Ended) -> Result<()>;
 
     fn answer(&self, id: Id) -> Result<Option<Answer>>;
+
+    /// Whether a caller was given an answer: with this token, or with another of the same user's.
+    fn was_given(&self, caller: &Caller, answer: &Answer) -> Result<bool>;
 
     fn add_feedback(&self, caller: &Caller, opinion: &Opinion) -> Result<Id>;
 
@@ -134,8 +160,26 @@ impl WardenRecords {
 }
 
 impl Records for WardenRecords {
-    fn authenticate(&self, bearer: &str) -> Result<Caller> {
-        self.0.authenticate(bearer)
+    fn authenticate(&self, bearer: &str, certificate: Option<Fingerprint>) -> Result<Caller> {
+        self.0.authenticate(bearer, certificate)
+    }
+
+    fn log_in(
+        &self,
+        name: &str,
+        password: &Secret,
+        from: Option<IpAddr>,
+        lifetime: Duration,
+    ) -> Result<Session> {
+        self.0.log_in(name, password, from, lifetime)
+    }
+
+    fn log_out(&self, caller: &Caller) -> Result<()> {
+        self.0.log_out(caller)
+    }
+
+    fn manage(&self, caller: &Caller, request: Request, monitor: &dyn Monitor) -> Result<Value> {
+        self.0.execute(Actor::Remote(caller.clone()), request, monitor)
     }
 
     fn begin_answer(&self, asked: &Asked) -> Result<()> {
@@ -191,6 +235,14 @@ impl Records for WardenRecords {
         self.0.store().read(|rows| rows.answer(id))
     }
 
+    fn was_given(&self, caller: &Caller, answer: &Answer) -> Result<bool> {
+        if answer.token == caller.token || caller.user.is_none() {
+            return Ok(answer.token == caller.token);
+        }
+        let token = self.0.store().read(|rows| rows.token(answer.token))?;
+        Ok(token.is_some_and(|token| token.user == caller.user))
+    }
+
     fn add_feedback(&self, caller: &Caller, opinion: &Opinion) -> Result<Id> {
         let id = seal::new_id(IdKind::Feedback)?;
         let about = |outcome| {
@@ -234,7 +286,10 @@ impl Records for WardenRecords {
 
     fn note_unauthenticated(&self, failures: &Failures) -> Result<()> {
         let entry = Entry::new("anonymous", "api.unauthenticated", Outcome::Denied);
-        let entry = entry.detail("requests", failures.requests);
+        let mut entry = entry.detail("requests", failures.requests);
+        if failures.log_ins > 0 {
+            entry = entry.detail("log_ins", failures.log_ins);
+        }
         if failures.from.is_empty() {
             return self.audit(entry);
         }

@@ -1,10 +1,12 @@
 //! The one table of routes, and the router built from it. A route that is not open takes a valid token whose role
-//! may do the route's action: a handler of a guarded route cannot be written without its caller.
+//! may do the route's action: a handler of a guarded route cannot be written without its caller. One route is for those
+//! who come to get a token.
 
 use std::{
+    borrow::Cow,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -14,7 +16,7 @@ use axum::{
     Router,
     body::Body,
     extract::{RawPathParams, Request},
-    http::{HeaderValue, Method, header},
+    http::{HeaderValue, Method, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{MethodFilter, on},
 };
@@ -25,11 +27,16 @@ use super::{
     error::{ApiError, ApiResult},
     handlers,
     intake::{self, Call},
+    managing,
     records::Noted,
+    sessions,
 };
 use crate::{
     auditlog::Outcome,
-    work::policy::{Action, Caller},
+    work::{
+        Kind, Request as Asked,
+        policy::{Action, Caller},
+    },
 };
 
 type Answering = Pin<Box<dyn Future<Output = ApiResult<Response>> + Send>>;
@@ -38,13 +45,18 @@ type Answering = Pin<Box<dyn Future<Output = ApiResult<Response>> + Send>>;
 pub enum Handler {
     /// For everybody; it is told nothing of the request.
     Open(fn(&Api) -> Response),
+    /// For those who have no token and bring what gets them one. It slows, counts and records by itself.
+    Entering(fn(Arc<Api>, Parts, Body) -> Answering),
     Guarded(Action, fn(Arc<Api>, Caller, Call) -> Answering),
+    /// A request of the warden's, who records it.
+    Managed(&'static Kind),
 }
 
+#[derive(Clone)]
 pub struct Route {
     pub method: MethodFilter,
     pub method_name: &'static str,
-    pub path: &'static str,
+    pub path: Cow<'static, str>,
     pub handler: Handler,
 }
 
@@ -56,19 +68,39 @@ impl Route {
 }
 
 const fn get(path: &'static str, handler: Handler) -> Route {
-    Route { method: MethodFilter::GET, method_name: "GET", path, handler }
+    Route { method: MethodFilter::GET, method_name: "GET", path: Cow::Borrowed(path), handler }
 }
 
 const fn post(path: &'static str, handler: Handler) -> Route {
-    Route { method: MethodFilter::POST, method_name: "POST", path, handler }
+    Route { method: MethodFilter::POST, method_name: "POST", path: Cow::Borrowed(path), handler }
 }
 
-use Handler::{Guarded, Open};
+const fn delete(path: &'static str, handler: Handler) -> Route {
+    Route { method: MethodFilter::DELETE, method_name: "DELETE", path: Cow::Borrowed(path), handler }
+}
 
-pub const ROUTES: &[Route] = &[
+use Handler::{Entering, Guarded, Managed, Open};
+
+/// All there are: those of applications, and one for each of the warden's requests.
+pub static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
+    let managed = Asked::KINDS.iter().map(|kind| Route {
+        method: MethodFilter::POST,
+        method_name: "POST",
+        path: format!("/admin/v1/{}", kind.name).into(),
+        handler: Managed(kind),
+    });
+    APPLICATIONS.iter().cloned().chain(managed).collect()
+});
+
+const APPLICATIONS: &[Route] = &[
     get("/healthz", Open(handlers::healthz)),
     get("/readyz", Open(handlers::readyz)),
     get("/metrics", Guarded(Action::MetricsRead, |api, _, _| Box::pin(handlers::metrics(api)))),
+    post("/v1/sessions", Entering(|api, head, body| Box::pin(sessions::log_in(api, head, body)))),
+    delete(
+        "/v1/sessions/current",
+        Guarded(Action::SessionEnd, |api, caller, _| Box::pin(sessions::log_out(api, caller))),
+    ),
     get("/v1/models", Guarded(Action::ModelServed, |api, caller, _| Box::pin(handlers::models(api, caller)))),
     get(
         "/v1/models/{id}",
@@ -102,7 +134,7 @@ pub fn router(api: &Arc<Api>) -> Router {
             let id = parameters.iter().next().map(|(_, value)| value.to_owned());
             async move { timed(api, place, handler, id, request).await }
         };
-        router = router.route(route.path, on(route.method, answer));
+        router = router.route(&route.path, on(route.method, answer));
     }
     router.fallback(unknown_route).method_not_allowed_fallback(wrong_method)
 }
@@ -120,7 +152,20 @@ async fn timed(
             api.count_probe();
             answer(&api)
         }
-        Guarded(action, answer) => guarded(&api, action, answer, id, request, received).await.into_response(),
+        Entering(answer) => {
+            let (head, body) = request.into_parts();
+            answer(Arc::clone(&api), head, body).await.into_response()
+        }
+        Guarded(action, answer) => {
+            guarded(&api, action, recording(action), answer, id, request, received).await.into_response()
+        }
+        Managed(kind) => {
+            let answer =
+                move |api, caller, call| -> Answering { Box::pin(managing::manage(api, caller, call, kind)) };
+            guarded(&api, kind.action, Recording::Handler, answer, id, request, received)
+                .await
+                .into_response()
+        }
     };
     api.metrics.routes[place].1.observe(response.status().as_u16(), received.elapsed());
     private(response)
@@ -129,7 +174,8 @@ async fn timed(
 async fn guarded(
     api: &Arc<Api>,
     action: Action,
-    answer: fn(Arc<Api>, Caller, Call) -> Answering,
+    by: Recording,
+    answer: impl FnOnce(Arc<Api>, Caller, Call) -> Answering,
     id: Option<String>,
     request: Request,
     received: Instant,
@@ -153,7 +199,6 @@ async fn guarded(
         let object = id.as_deref().and_then(|id| id.parse().ok());
         api.note(caller.clone(), Noted { action, object, outcome, status })
     };
-    let by = recording(action);
     if by == Recording::Router {
         note(Outcome::Intent, None).await?;
     }
@@ -163,7 +208,8 @@ async fn guarded(
         if head.method == Method::POST {
             intake::require_json(&head.headers)?;
         }
-        let call = Call { id: id.clone(), body, received, recorded: Arc::clone(&recorded) };
+        let accepts_lines = intake::accepts_lines(&head.headers);
+        let call = Call { id: id.clone(), body, received, accepts_lines, recorded: Arc::clone(&recorded) };
         answer(Arc::clone(api), caller.clone(), call).await
     }
     .await;
@@ -184,17 +230,19 @@ async fn guarded(
     outcome
 }
 
-/// Who writes intent and outcome of an action into the audit log.
+/// Who writes intent and outcome of a request into the audit log.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Recording {
     /// Before the handler is asked, and after it answered.
     Router,
-    /// The handler, at the moment that its work calls for: an intent overlaps with the prompt's reading.
+    /// The handler, at the moment that its work calls for: an intent overlaps with the prompt's reading. Or the warden,
+    /// for the handler.
     Handler,
     /// Nobody one by one: a machine asks all day, and one entry counts a minute's worth.
     Window,
 }
 
+/// Of a guarded route.
 pub fn recording(action: Action) -> Recording {
     match action {
         Action::AnswerAsk | Action::FeedbackGive => Recording::Handler,

@@ -60,7 +60,9 @@ impl Service {
     /// An identity that does not open, a device that cannot be had.
     pub fn prepare(warden: Arc<Warden>, options: &ServeOptions) -> Result<Self> {
         let identity = identity(&warden)?;
-        let tls = TlsAcceptor::from(identity.server_config(&warden.purpose_key("tls")?)?);
+        let tls = TlsAcceptor::from(
+            identity.server_config(&warden.purpose_key("tls")?, options.client_ca.as_deref())?,
+        );
         let device = options.device.open(options.threads)?;
         let records = Arc::new(WardenRecords(Arc::clone(&warden)));
         let api = Arc::new(Api::new(records, Vec::new(), options.limits.clone()));

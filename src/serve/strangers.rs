@@ -1,4 +1,4 @@
-//! Whoever comes without a valid token: counted by where they come from, and made to wait the longer the more often they
+//! Whoever comes without a valid token or password: counted by where they come from, and made to wait the longer the more often they
 //! fail, so that guessing takes years and one loud program costs the others nothing. A valid token never waits.
 
 use std::{
@@ -23,6 +23,8 @@ const NAMED_MAX: usize = 10;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failures {
     pub requests: u64,
+    /// Log-ins among them.
+    pub log_ins: u64,
     /// Where most of them came from, and how many.
     pub from: Vec<(IpAddr, u64)>,
 }
@@ -61,10 +63,7 @@ impl Strangers {
         network.failures = network.failures.saturating_add(1);
         network.untold += 1;
         network.last = now;
-        match network.failures.checked_sub(FREE_FAILURES + 1) {
-            None => Duration::ZERO,
-            Some(beyond) => pause_max.min(PAUSE_MIN * 2u32.pow(beyond.min(10))),
-        }
+        pause(network.failures, pause_max)
     }
 
     /// What was counted since the last time.
@@ -92,8 +91,16 @@ impl Network {
     }
 }
 
+/// What so many failures in a row cost.
+pub(super) fn pause(failures: u32, pause_max: Duration) -> Duration {
+    match failures.checked_sub(FREE_FAILURES + 1) {
+        None => Duration::ZERO,
+        Some(beyond) => pause_max.min(PAUSE_MIN * 2u32.pow(beyond.min(10))),
+    }
+}
+
 /// A household or a machine has a /64 of IPv6 to itself: to tell its addresses apart would give it as many tries.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

@@ -23,26 +23,28 @@ use super::{
     Api, Limits, Served,
     records::{Asked, Ended, ModelFacts, Noted, Records},
     router,
-    routes::{Handler, ROUTES, Recording, recording},
+    routes::{Handler, ROUTES, Recording, Route, recording},
     strangers::Failures,
 };
 use crate::{
     auditlog::Outcome,
-    base::{Error, Id, IdKind, Result},
+    base::{Error, ErrorKind, Id, IdKind, Monitor, Progress, Result},
     improve::Opinion,
     infer::{
         Engine, EngineOptions,
         testkit::{ToyModel, tokenizer},
     },
+    seal::Secret,
     store::{Answer, AnswerState},
     text::ChatTemplate,
     work::{
-        Scope,
+        Fingerprint, Request as Managed, Scope, Session,
         policy::{Action, Caller, Role},
     },
 };
 
 const CONTEXT: usize = 128;
+const PASSWORD: &str = "the heron over the mill pond";
 
 fn id(kind: IdKind, number: u8) -> Id {
     Id::from_parts(kind, 1, [number; 10])
@@ -93,8 +95,53 @@ fn caller(bearer: &str) -> Option<Caller> {
 }
 
 impl Records for Memory {
-    fn authenticate(&self, bearer: &str) -> Result<Caller> {
+    fn authenticate(&self, bearer: &str, _: Option<Fingerprint>) -> Result<Caller> {
         caller(bearer).ok_or_else(|| Error::denied("unknown token"))
+    }
+
+    fn log_in(
+        &self,
+        name: &str,
+        password: &Secret,
+        _: Option<std::net::IpAddr>,
+        lifetime: Duration,
+    ) -> Result<Session> {
+        if name != "alice" || password.danger_expose() != PASSWORD.as_bytes() {
+            return Err(Error::denied("the name or the password is wrong"));
+        }
+        self.write()?;
+        self.noting(Action::SessionBegin, Outcome::Intent);
+        self.noting(Action::SessionBegin, Outcome::Done);
+        let expires_at_ms = lifetime.as_millis() as u64;
+        Ok(Session { token: "clst_x".to_owned(), role: Role::User, expires_at_ms })
+    }
+
+    fn log_out(&self, _: &Caller) -> Result<()> {
+        self.write()
+    }
+
+    /// A proof goes on until it is told to stop; everything else says a little on its way.
+    fn manage(&self, _: &Caller, request: Managed, monitor: &dyn Monitor) -> Result<Value> {
+        self.write().map_err(|error| error.with_kind(ErrorKind::Unavailable))?;
+        let action = request.action();
+        self.noting(action, Outcome::Intent);
+        monitor.progress(&Progress { stage: "half-way".into(), ..Progress::default() });
+        monitor.progress(&Progress { stage: "too soon to say so".into(), ..Progress::default() });
+        if matches!(request, Managed::AuditProve { .. }) {
+            while !monitor.stop_requested() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            self.noting(action, Outcome::Failed);
+            return Err(Error::interrupted("stopped"));
+        }
+        if let Managed::ModelShow { model } = &request {
+            self.noting(action, Outcome::Failed);
+            return Err(Error::not_found(format!("there is no model '{model}'")).remedy("look at model_ls"));
+        }
+        monitor.note("one\ntwo");
+        monitor.text("vier — ✓");
+        self.noting(action, Outcome::Done);
+        Ok(serde_json::to_value(request).expect("JSON"))
     }
 
     fn begin_answer(&self, asked: &Asked) -> Result<()> {
@@ -134,6 +181,10 @@ impl Records for Memory {
 
     fn answer(&self, id: Id) -> Result<Option<Answer>> {
         Ok(self.answers.lock().expect("no panics").get(&id).cloned())
+    }
+
+    fn was_given(&self, caller: &Caller, answer: &Answer) -> Result<bool> {
+        Ok(answer.token == caller.token)
     }
 
     fn add_feedback(&self, _: &Caller, opinion: &Opinion) -> Result<Id> {
@@ -241,16 +292,31 @@ fn prompt(max_tokens: u64) -> Value {
     json!({"model": "rules", "prompt": "the controller", "max_tokens": max_tokens, "temperature": 0})
 }
 
+/// None where no role is asked for.
+fn action(route: &Route) -> Option<Action> {
+    match route.handler {
+        Handler::Open(_) | Handler::Entering(_) => None,
+        Handler::Guarded(action, _) => Some(action),
+        Handler::Managed(kind) => Some(kind.action),
+    }
+}
+
+fn stays_at_the_machine(route: &Route) -> bool {
+    matches!(route.handler, Handler::Managed(kind) if kind.must_reach_the_network().is_err())
+}
+
 #[tokio::test]
 async fn without_a_valid_token_every_guarded_route_is_shut() {
     let bench = bench();
-    for route in ROUTES {
+    for route in ROUTES.iter() {
         let path = route.path.replace("{id}", "rules");
         for token in [None, Some("nobody"), Some("")] {
             let (status, body) = bench.ask(route.method_name, &path, token, &prompt(1)).await;
             match route.handler {
                 Handler::Open(_) => assert_eq!(status, StatusCode::OK),
-                Handler::Guarded(..) => {
+                // Nothing of a prompt is a name and a password, whatever token comes with it.
+                Handler::Entering(_) => assert_eq!(status, StatusCode::BAD_REQUEST, "{path}"),
+                Handler::Guarded(..) | Handler::Managed(_) => {
                     assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
                     assert_eq!(body["error"]["code"], "invalid_api_key");
                 }
@@ -258,22 +324,79 @@ async fn without_a_valid_token_every_guarded_route_is_shut() {
         }
     }
     assert!(bench.records.answers.lock().expect("no panics").is_empty());
-    assert_eq!(bench.api.take_strangers().requests, 3 * 7);
+    let closed = ROUTES.iter().filter(|route| !matches!(route.handler, Handler::Open(_))).count() as u64;
+    let strangers = bench.api.take_strangers();
+    assert_eq!((strangers.requests, strangers.log_ins), (3 * closed, 3));
+    assert!(bench.records.take_noted().is_empty(), "strangers are counted, and not written down one by one");
+}
+
+#[tokio::test]
+async fn a_log_in_gives_a_token_and_whatever_is_wrong_sounds_the_same() {
+    let bench = bench();
+    let log_in = async |body: Value| bench.ask("POST", "/v1/sessions", None, &body).await;
+    let (status, session) = log_in(json!({"user": "alice", "password": PASSWORD})).await;
+    assert_eq!(status, StatusCode::OK, "{session}");
+    let expected = json!({"token": "clst_x", "role": "user", "expires_at": 12 * 60 * 60});
+    assert_eq!(session, expected);
+    let expected = [Outcome::Intent, Outcome::Done].map(|outcome| (Action::SessionBegin, outcome));
+    assert_eq!(bench.records.take_noted(), expected);
+    let wrong =
+        [("alice", "wrong"), ("nobody", PASSWORD), ("", ""), ("alice", "the heron over the mill pon")];
+    let mut said = Vec::new();
+    for (user, password) in wrong {
+        let (status, body) = log_in(json!({"user": user, "password": password})).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+        said.push(body);
+    }
+    assert!(said.windows(2).all(|pair| pair[0] == pair[1]), "{said:?}");
+    assert_eq!(said[0]["error"]["code"], "invalid_credentials");
+    for malformed in [
+        json!({"user": "alice"}),
+        json!({"user": "alice", "password": 7}),
+        json!({"user": "alice", "password": PASSWORD, "role": "auditor"}),
+        json!({"user": "alice", "password": "x".repeat(5000)}),
+    ] {
+        let (status, body) = log_in(malformed).await;
+        assert!(matches!(status, StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE), "{body}");
+        assert!(!body.to_string().contains("heron"), "{body}");
+    }
+    let strangers = bench.api.take_strangers();
+    assert_eq!((strangers.requests, strangers.log_ins), (8, 8));
+    assert!(bench.records.take_noted().is_empty());
+}
+
+#[tokio::test]
+async fn tries_at_one_moment_are_sent_away_with_a_time_to_come_back() {
+    let bench = bench();
+    for _ in 0..20 {
+        let _ = bench.api.attempts.begin("alice", None, std::time::Instant::now());
+    }
+    let body = json!({"user": "alice", "password": PASSWORD}).to_string();
+    let response = bench.send(request("POST", "/v1/sessions", None, body)).await;
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    let seconds: u64 =
+        response.headers()[header::RETRY_AFTER].to_str().expect("text").parse().expect("seconds");
+    assert!((1..=30).contains(&seconds), "{seconds}");
+    let (status, _) = bench.ask("DELETE", "/v1/sessions/current", Some("user"), &Value::Null).await;
+    assert_eq!(status, StatusCode::OK, "who is in is not slowed");
 }
 
 #[tokio::test]
 async fn a_role_gets_exactly_what_the_policy_grants() {
     let bench = bench();
-    for route in ROUTES {
-        let Handler::Guarded(action, _) = route.handler else { continue };
+    for route in ROUTES.iter() {
+        let Some(action) = action(route) else { continue };
         let path = route.path.replace("{id}", "rules");
         for role in Role::ALL {
             let response = bench.send(request(route.method_name, &path, Some(role.as_str()), "{}")).await;
-            assert_eq!(response.status() == StatusCode::FORBIDDEN, !role.may(action), "{role} {action}");
+            let forbidden = !role.may(action) || stays_at_the_machine(route);
+            assert_eq!(response.status() == StatusCode::FORBIDDEN, forbidden, "{role} {path}");
+            let noted = bench.records.take_noted();
+            let expected = if forbidden { Some(Outcome::Denied) } else { noted.last().map(|last| last.1) };
+            assert_eq!(noted.last().map(|last| last.1), expected, "{role} {path}");
+            assert!(!forbidden || noted.len() == 1, "{role} {path}: {noted:?}");
         }
     }
-    let denied = |(_, outcome): &(Action, Outcome)| *outcome == Outcome::Denied;
-    assert!(bench.records.take_noted().iter().any(denied), "denials are noted");
 }
 
 /// Whatever becomes of a request that was let in, the log has one intent and one outcome of it.
@@ -282,19 +405,24 @@ async fn every_route_writes_one_intent_and_one_outcome() {
     let bench = bench();
     let answer = bench.complete(prompt(2)).await.1["id"].as_str().expect("an id").to_owned();
     bench.records.take_noted();
-    for route in ROUTES {
-        let Handler::Guarded(action, _) = route.handler else { continue };
-        let role = if action == Action::MetricsRead { "operator" } else { "user" };
-        let good = match route.path {
+    for route in ROUTES.iter().filter(|route| !stays_at_the_machine(route)) {
+        let Some(action) = action(route) else { continue };
+        let is_managed = matches!(route.handler, Handler::Managed(_));
+        let role = match is_managed || action == Action::MetricsRead {
+            true => Role::ALL.iter().find(|role| role.may(action)).expect("somebody may").as_str(),
+            false => "user",
+        };
+        let good = match route.path.as_ref() {
             "/v1/chat/completions" => {
                 json!({"model": "rules", "messages": [{"role": "user", "content": "ab"}], "max_tokens": 1})
             }
             "/v1/feedback" => json!({"answer": answer, "rating": 1}),
+            _ if is_managed => json!({}),
             _ => prompt(1),
         };
         let named = if route.path.contains("receipts") { answer.as_str() } else { "rules" };
         let requests = [
-            (route.path.replace("{id}", named), good.to_string(), true),
+            (route.path.replace("{id}", named), good.to_string(), !is_managed),
             (route.path.replace("{id}", "nothing"), "{\"nonsense\":".to_owned(), false),
             (route.path.replace("{id}", "nothing"), "x".repeat(70 << 10), false),
         ];
@@ -317,8 +445,8 @@ async fn every_route_writes_one_intent_and_one_outcome() {
 async fn nothing_is_answered_over_any_route_that_cannot_be_recorded() {
     let bench = bench();
     bench.records.cannot_write.store(true, Ordering::SeqCst);
-    for route in ROUTES {
-        let Handler::Guarded(action, _) = route.handler else { continue };
+    for route in ROUTES.iter() {
+        let Some(action) = action(route) else { continue };
         if recording(action) == Recording::Window {
             continue;
         }
@@ -328,6 +456,93 @@ async fn nothing_is_answered_over_any_route_that_cannot_be_recorded() {
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
         assert!(started.elapsed() < Duration::from_secs(1), "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_request_is_its_fields_and_a_misspelt_one_is_refused() {
+    let bench = bench();
+    let ask = async |name: &str, role: &str, body: Value| {
+        bench.ask("POST", &format!("/admin/v1/{name}"), Some(role), &body).await
+    };
+    assert_eq!(ask("status", "operator", json!({})).await, (StatusCode::OK, json!("status")));
+    let (status, answer) = ask("data_ls", "data_steward", json!({})).await;
+    assert_eq!((status, answer), (StatusCode::OK, json!({"data_ls": {"collection": null}})));
+    let (_, answer) = ask("data_erase_plan", "data_steward", json!({"subjects": ["J. Doe"]})).await;
+    assert_eq!(answer["data_erase_plan"]["subjects"], json!(["J. Doe"]));
+    let (status, answer) = ask("model_show", "auditor", json!({"model": "x"})).await;
+    assert_eq!((status, &answer["error"]["code"]), (StatusCode::NOT_FOUND, &json!("not_found")));
+    assert!(answer["error"]["message"].as_str().is_some_and(|text| text.contains("look at model_ls")));
+    for (name, role, body) in [
+        ("status", "operator", json!({"verbose": true})),
+        ("data_ls", "data_steward", json!({"colection": "x"})),
+        ("data_erase_plan", "data_steward", json!({"subject": "x"})),
+        ("token_new", "security_officer", json!({"role": "service", "day": 3})),
+        ("token_new", "security_officer", json!({"role": "service", "certificate": "AB"})),
+        ("audit_ls", "auditor", json!({})),
+        ("model_plan", "model_builder", json!({"collection": "a", "name": "b", "config": {"step": 1}})),
+    ] {
+        let (status, answer) = ask(name, role, body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{name}: {answer}");
+        assert!(answer["error"]["message"].as_str().is_some_and(|text| text.contains(name)), "{answer}");
+    }
+    let (status, answer) = ask("data_erase", "data_steward", json!({"subjects": ["J. Doe"]})).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert!(answer["error"]["message"].as_str().is_some_and(|text| text.contains("data_erase_plan")));
+    let (status, answer) = ask("model_ls", "narrow", json!({})).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{answer}");
+    assert_eq!(ask("nothing", "operator", json!({})).await.0, StatusCode::NOT_FOUND);
+}
+
+fn in_lines(name: &str, role: &str, body: &Value) -> Request<Body> {
+    let mut request = request("POST", &format!("/admin/v1/{name}"), Some(role), body.to_string());
+    request.headers_mut().insert(header::ACCEPT, "application/x-ndjson".parse().expect("a value"));
+    request
+}
+
+#[tokio::test]
+async fn long_work_says_how_it_goes_line_by_line() {
+    let bench = bench();
+    let response = bench.send(in_lines("data_verify", "operator", &json!({}))).await;
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "application/x-ndjson");
+    let text = String::from_utf8(bytes(response).await.to_vec()).expect("text");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines[0]["progress"]["stage"], "half-way");
+    let expected =
+        [json!({"note": "one\ntwo"}), json!({"text": "vier — ✓"}), json!({"answer": "data_verify"})];
+    assert_eq!(lines[1..], expected);
+    let (status, _) =
+        bench.ask("POST", "/admin/v1/audit_export", Some("auditor"), &json!({"table": true})).await;
+    assert_eq!(status, StatusCode::NOT_ACCEPTABLE, "its answer is lines");
+    let (status, body) = bench.ask("POST", "/admin/v1/data_verify", Some("operator"), &json!({})).await;
+    assert_eq!((status, body), (StatusCode::OK, json!("data_verify")), "the answer alone");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_stops_the_work_and_so_does_the_end_of_the_daemon() {
+    let bench = bench();
+    let body = json!({"since": "forever"});
+    let failed = async || {
+        let recorded = async {
+            while !bench.records.take_noted().contains(&(Action::AuditCheckpoint, Outcome::Failed)) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), recorded).await.expect("it is recorded");
+    };
+    let mut stream =
+        bench.send(in_lines("audit_prove", "auditor", &body)).await.into_body().into_data_stream();
+    stream.next().await.expect("a first line").expect("no error");
+    drop(stream);
+    failed().await;
+    let whole = || bench.send(request("POST", "/admin/v1/audit_prove", Some("auditor"), body.to_string()));
+    assert!(tokio::time::timeout(Duration::from_millis(50), whole()).await.is_err(), "it takes its time");
+    failed().await;
+    let stopping = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        bench.api.stop_accepting();
+    };
+    let (stopped, ()) = tokio::join!(whole(), stopping);
+    assert_eq!(stopped.status(), StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test]

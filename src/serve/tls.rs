@@ -13,9 +13,12 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject},
 };
 
+use super::clients;
+
 use crate::{
     base::{Context, Error, ErrorKind, Result, fs::write_atomic},
     seal::{self, Key},
+    work::Fingerprint,
 };
 
 crate::into_cause!(rcgen::Error, rustls::Error, rustls::pki_types::pem::Error);
@@ -50,19 +53,20 @@ impl Identity {
             .with_context(|| format!("reading {}", certificate_pem.display()))
             .map_err(|error| broken(error.with_kind(ErrorKind::Integrity)))?;
         let sealed_key = std::fs::read(&key_path).context("reading the sealed TLS key").map_err(broken)?;
-        Ok(Self { fingerprint: fingerprint(&certificate), certificate_pem, certificate, sealed_key })
+        let fingerprint = Fingerprint::of(&certificate).to_string();
+        Ok(Self { fingerprint, certificate_pem, certificate, sealed_key })
     }
 
-    /// What rustls serves with.
+    /// What rustls serves with, to those whom `client_ca` signed a certificate for, or to everybody.
     ///
     /// # Errors
-    /// `Integrity` where the key does not open, or is not the certificate's.
-    pub fn server_config(&self, key: &Key) -> Result<Arc<ServerConfig>> {
+    /// `Integrity` where the key does not open, or is not the certificate's; `Usage` where the authority is none.
+    pub fn server_config(&self, key: &Key, client_ca: Option<&Path>) -> Result<Arc<ServerConfig>> {
         let private = seal::open_blob(key, &aad(&self.certificate), &self.sealed_key)
             .context("opening the TLS key")
             .map_err(broken)?;
         let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(private.to_vec()));
-        config(self.certificate.clone(), private).map_err(broken)
+        config(self.certificate.clone(), private, client_ca)
     }
 }
 
@@ -71,21 +75,23 @@ pub fn throwaway() -> Result<Arc<ServerConfig>> {
     let pair = KeyPair::generate().context("making a TLS key")?;
     let certificate = certificate(&pair, "cloister (sealed)")?;
     let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pair.serialize_der()));
-    config(certificate.der().clone(), private)
+    config(certificate.der().clone(), private, None)
 }
 
 fn config(
     certificate: CertificateDer<'static>,
     private: PrivateKeyDer<'static>,
+    client_ca: Option<&Path>,
 ) -> Result<Arc<ServerConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let clients = clients::verifier(&provider, client_ca)?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .context("setting TLS up")?
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_single_cert(vec![certificate], private)
         .context("taking the TLS key")
-        .map_err(|error| error.with_kind(ErrorKind::Integrity))?;
+        .map_err(|error| broken(error.with_kind(ErrorKind::Integrity)))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
@@ -123,10 +129,6 @@ fn aad(certificate: &CertificateDer<'_>) -> Vec<u8> {
     [AAD, &seal::sha256(certificate)].concat()
 }
 
-fn fingerprint(certificate: &CertificateDer<'_>) -> String {
-    seal::sha256(certificate).iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
-}
-
 fn broken(error: Error) -> Error {
     error.remedy(
         "remove keys/tls.pem and keys/tls.key.sealed: a new identity is made, and clients must be told to trust it",
@@ -147,8 +149,8 @@ mod tests {
         let made = Identity::ensure(directory.path(), &key(1)).expect("made");
         assert_eq!(Identity::ensure(directory.path(), &key(1)).expect("read"), made);
         assert_eq!(made.fingerprint.len(), 32 * 3 - 1);
-        made.server_config(&key(1)).expect("serves");
-        assert_eq!(made.server_config(&key(2)).map(|_| ()).unwrap_err().kind(), ErrorKind::Integrity);
+        made.server_config(&key(1), None).expect("serves");
+        assert_eq!(made.server_config(&key(2), None).map(|_| ()).unwrap_err().kind(), ErrorKind::Integrity);
     }
 
     #[test]
@@ -161,7 +163,7 @@ mod tests {
         let (mine, others) = (directory.path().join("tls.key.sealed"), other.path().join("tls.key.sealed"));
         std::fs::copy(others, &mine).expect("copies");
         let swapped = Identity::ensure(directory.path(), &key(1)).expect("reads");
-        assert!(swapped.server_config(&key(1)).is_err());
+        assert!(swapped.server_config(&key(1), None).is_err());
         std::fs::remove_file(mine).expect("removes");
         let error = Identity::ensure(directory.path(), &key(1)).unwrap_err();
         assert!(error.remedy_text().is_some_and(|remedy| remedy.contains("tls.pem")));

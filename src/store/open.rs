@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0001_first_road.sql"),
     include_str!("../../migrations/0002_erasures.sql"),
     include_str!("../../migrations/0003_token_scope.sql"),
+    include_str!("../../migrations/0004_sessions.sql"),
     include_str!("../../migrations/0007_carried_tokens.sql"),
 ];
 

@@ -1,4 +1,5 @@
-//! Users and API tokens. Of a token only its HMAC is here; whoever reads the database cannot make one.
+//! Users and API tokens. Of a token only its HMAC is here, of a password only what verifies it, sealed; whoever reads the
+//! database cannot make one.
 
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,10 @@ use super::{
     Rows, Writes,
     cell::{Place, get},
 };
-use crate::base::{Error, Id, Result};
+use crate::{
+    base::{Error, Id, Result},
+    seal::PasswordVerifier,
+};
 
 /// A person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +23,8 @@ pub struct User {
     /// False once the user was shut out.
     pub active: bool,
     pub created_at_ms: u64,
+    /// None: nobody logs in under this name.
+    pub password: Option<PasswordVerifier>,
 }
 
 /// An API token, without its secret.
@@ -36,6 +42,10 @@ pub struct ApiToken {
     pub name: Option<String>,
     /// What it may do of what its role may; null where that is not narrowed.
     pub scope: Value,
+    /// Whether it came of a log-in.
+    pub session: bool,
+    /// Of the client's certificate that it is good with alone.
+    pub certificate: Option<String>,
 }
 
 /// A token to be recorded.
@@ -49,11 +59,19 @@ pub struct NewToken<'a> {
     pub expires_at_ms: Option<u64>,
     pub name: Option<&'a str>,
     pub scope: &'a Value,
+    pub session: bool,
+    pub certificate: Option<&'a str>,
 }
 
+/// What a user is worth stands here once more, where it cannot be altered.
 #[derive(Serialize, Deserialize)]
-struct Content {
+struct UserContent {
     name: String,
+    /// None in a row from before this was sealed.
+    #[serde(default)]
+    role: Option<String>,
+    #[serde(default)]
+    password: Option<PasswordVerifier>,
 }
 
 /// What a token is worth stands here once more, where it cannot be altered.
@@ -64,6 +82,16 @@ struct TokenContent {
     role: String,
     user: Option<Id>,
     expires_at_ms: Option<u64>,
+    #[serde(default)]
+    session: bool,
+    #[serde(default)]
+    certificate: Option<String>,
+}
+
+impl UserContent {
+    fn of(user: &User) -> Self {
+        Self { name: user.name.clone(), role: Some(user.role.clone()), password: user.password.clone() }
+    }
 }
 
 impl Rows<'_> {
@@ -87,15 +115,30 @@ impl Rows<'_> {
         self.one("SELECT * FROM tokens WHERE mac = ?1", [mac], |row| self.token_row(row))
     }
 
+    pub fn token(&self, id: Id) -> Result<Option<ApiToken>> {
+        self.one("SELECT * FROM tokens WHERE id = ?1", [id], |row| self.token_row(row))
+    }
+
+    fn user_by_id(&self, id: Id) -> Result<User> {
+        let found = self.one("SELECT * FROM users WHERE id = ?1", [id], |row| self.user_row(row))?;
+        found.ok_or_else(|| Error::not_found(format!("there is no {id}")))
+    }
+
     fn user_row(&self, row: &rusqlite::Row<'_>) -> Result<User> {
         let id: Id = get(row, "id")?;
-        let content: Content = self.content_of("users", &id.to_string(), row)?;
+        let role: String = get(row, "role")?;
+        let sealed: UserContent = self.content_of("users", &id.to_string(), row)?;
+        if sealed.role.is_some_and(|sealed| sealed != role) {
+            return Err(Error::integrity(format!("user {id} was altered in the database"))
+                .remedy("find out who did; `cloister audit ls` shows when the user was made"));
+        }
         Ok(User {
             id,
-            name: content.name,
-            role: get(row, "role")?,
+            name: sealed.name,
+            role,
             active: get::<String>(row, "state")? == "active",
             created_at_ms: get(row, "created_at_ms")?,
+            password: sealed.password,
         })
     }
 }
@@ -113,6 +156,8 @@ impl Rows<'_> {
             last_used_at_ms: get(row, "last_used_at_ms")?,
             name: None,
             scope: Value::Null,
+            session: get(row, "session")?,
+            certificate: None,
         };
         if get::<u32>(row, "version")? == 0 {
             // From before this was sealed: whatever the row says, it ended then.
@@ -120,12 +165,12 @@ impl Rows<'_> {
             return Ok(token);
         }
         let sealed: TokenContent = self.content_of("tokens", &id.to_string(), row)?;
-        if (&sealed.role, sealed.user, sealed.expires_at_ms) != (&token.role, token.user, token.expires_at_ms)
-        {
+        let worth = (&sealed.role, sealed.user, sealed.expires_at_ms, sealed.session);
+        if worth != (&token.role, token.user, token.expires_at_ms, token.session) {
             return Err(Error::integrity(format!("token {id} was altered in the database"))
                 .remedy("find out who did; `cloister audit ls` shows when and for whom it was made"));
         }
-        (token.name, token.scope) = (sealed.name, sealed.scope);
+        (token.name, token.scope, token.certificate) = (sealed.name, sealed.scope, sealed.certificate);
         Ok(token)
     }
 }
@@ -138,7 +183,7 @@ impl Writes<'_> {
             return Err(Error::usage(format!("there is already a user named '{}'", new.name)));
         }
         let place = Place { table: "users", row: &new.id.to_string(), version: 1 };
-        let sealed = self.seal_cell(&place, &Content { name: new.name.clone() })?;
+        let sealed = self.seal_cell(&place, &UserContent::of(new))?;
         self.execute(
             "INSERT INTO users (id, name_hash, role, state, created_at_ms, version, content)
              VALUES (?1, ?2, ?3, 'active', ?4, 1, ?5)",
@@ -153,8 +198,20 @@ impl Writes<'_> {
         Ok(())
     }
 
-    /// Shuts a user out: the tokens made for them are revoked with them.
+    /// Sets a user's password, or takes it away. What was logged in with the former one ends.
+    pub fn set_password(&self, id: Id, password: Option<PasswordVerifier>, now_ms: u64) -> Result<User> {
+        let user = User { password, ..self.user_by_id(id)? };
+        self.reseal("users", id, &UserContent::of(&user))?;
+        self.execute(
+            "UPDATE tokens SET revoked_at_ms = ?2 WHERE user = ?1 AND session = 1 AND revoked_at_ms IS NULL",
+            params![id, now_ms],
+        )?;
+        Ok(user)
+    }
+
+    /// Shuts a user out: the password goes, and the tokens made for them are revoked with them.
     pub fn disable_user(&self, id: Id, now_ms: u64) -> Result<()> {
+        self.set_password(id, None, now_ms)?;
         self.execute_one(&id, "UPDATE users SET state = 'disabled' WHERE id = ?1", [id])?;
         self.execute(
             "UPDATE tokens SET revoked_at_ms = ?2 WHERE user = ?1 AND revoked_at_ms IS NULL",
@@ -171,12 +228,23 @@ impl Writes<'_> {
             role: new.role.to_owned(),
             user: new.user,
             expires_at_ms: new.expires_at_ms,
+            session: new.session,
+            certificate: new.certificate.map(str::to_owned),
         };
         let sealed = self.seal_cell(&place, &content)?;
         self.execute(
-            "INSERT INTO tokens (id, mac, user, role, created_at_ms, expires_at_ms, version, content)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7)",
-            params![new.id, new.mac, new.user, new.role, new.created_at_ms, new.expires_at_ms, sealed],
+            "INSERT INTO tokens (id, mac, user, role, created_at_ms, expires_at_ms, session, version, content)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?8)",
+            params![
+                new.id,
+                new.mac,
+                new.user,
+                new.role,
+                new.created_at_ms,
+                new.expires_at_ms,
+                new.session,
+                sealed
+            ],
         )?;
         Ok(())
     }

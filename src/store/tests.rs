@@ -7,7 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     base::{ErrorKind, IdKind},
-    seal::new_id,
+    seal::{PasswordVerifier, Secret, new_id},
 };
 
 struct Bench {
@@ -169,6 +169,7 @@ fn no_planted_word_lies_in_the_files() {
                 role: "user".to_owned(),
                 active: true,
                 created_at_ms: 3,
+                password: None,
             })?;
             rows.add_token(&NewToken {
                 id: token,
@@ -179,6 +180,8 @@ fn no_planted_word_lies_in_the_files() {
                 expires_at_ms: None,
                 name: Some(planted),
                 scope: &json!({ "models": [planted] }),
+                session: false,
+                certificate: Some(planted),
             })?;
             rows.add_answer(&NewAnswer {
                 id: answer,
@@ -386,6 +389,8 @@ fn tokens_are_found_by_mac_and_stay_revoked() {
         expires_at_ms: Some(99),
         name: Some("billing"),
         scope: &json!({ "models": ["contracts"] }),
+        session: false,
+        certificate: Some("AB:CD"),
     };
     bench.store.write(|rows| rows.add_token(&new)).unwrap();
     assert!(bench.store.write(|rows| rows.add_token(&new)).is_err());
@@ -395,6 +400,7 @@ fn tokens_are_found_by_mac_and_stay_revoked() {
     let found = bench.store.read(|rows| rows.token_by_mac(&[9; 32])).unwrap().unwrap();
     assert_eq!((found.revoked_at_ms, found.expires_at_ms), (Some(50), Some(99)));
     assert_eq!((found.name.as_deref(), &found.scope), (Some("billing"), new.scope));
+    assert_eq!(found.certificate.as_deref(), new.certificate);
     bench.store.write(|rows| rows.token_used(token, 70)).unwrap();
     bench.store.write(|rows| rows.token_used(token, 65)).unwrap();
     let found = bench.store.read(|rows| rows.tokens()).unwrap().remove(0);
@@ -415,19 +421,82 @@ fn nobody_who_can_write_the_file_makes_more_of_a_token() {
         expires_at_ms: Some(99),
         name: None,
         scope: &json!(null),
+        session: true,
+        certificate: None,
     };
     bench.store.write(|rows| rows.add_token(&new)).unwrap();
     let find = || bench.store.read(|rows| rows.token_by_mac(&[9; 32]));
     assert!(find().unwrap().is_some());
-    for (change, back) in
-        [("role = 'security_officer'", "role = 'user'"), ("expires_at_ms = NULL", "expires_at_ms = 99")]
-    {
+    for (change, back) in [
+        ("role = 'security_officer'", "role = 'user'"),
+        ("expires_at_ms = NULL", "expires_at_ms = 99"),
+        ("session = 0", "session = 1"),
+    ] {
         raw(&bench.path()).execute_batch(&format!("UPDATE tokens SET {change}")).unwrap();
         assert_eq!(find().unwrap_err().kind(), ErrorKind::Integrity, "{change}");
         raw(&bench.path()).execute_batch(&format!("UPDATE tokens SET {back}")).unwrap();
     }
     raw(&bench.path()).execute_batch("UPDATE tokens SET role = 'security_officer', version = 0").unwrap();
     assert!(find().unwrap().unwrap().revoked_at_ms.is_some(), "without its seal it has ended");
+}
+
+#[test]
+fn a_password_lies_sealed_in_its_own_users_row_and_takes_its_sessions_with_it() {
+    let bench = Bench::new();
+    let user = |name: &str| User {
+        id: id(IdKind::User),
+        name: name.to_owned(),
+        role: "auditor".to_owned(),
+        active: true,
+        created_at_ms: 1,
+        password: None,
+    };
+    let (alice, bob) = (user("alice"), user("bob"));
+    let verifier = PasswordVerifier::new(&Secret::new(b"the heron over the mill pond".to_vec())).unwrap();
+    let scope = json!(null);
+    let token = |number: u8, session| NewToken {
+        id: id(IdKind::Token),
+        mac: [number; 32],
+        user: Some(alice.id),
+        role: "auditor",
+        created_at_ms: 1,
+        expires_at_ms: None,
+        name: None,
+        scope: &scope,
+        session,
+        certificate: None,
+    };
+    bench
+        .store
+        .write(|rows| {
+            rows.add_user(&alice)?;
+            rows.add_user(&bob)?;
+            rows.add_token(&token(1, false))?;
+            rows.add_token(&token(2, true))?;
+            rows.set_password(alice.id, Some(verifier.clone()), 5)
+        })
+        .unwrap();
+    let found = |name: &str| bench.store.read(|rows| rows.user_named(name));
+    assert_eq!(found("alice").unwrap().unwrap().password, Some(verifier));
+    let revoked = |mac: u8| {
+        bench.store.read(|rows| rows.token_by_mac(&[mac; 32])).unwrap().unwrap().revoked_at_ms.is_some()
+    };
+    assert_eq!((revoked(1), revoked(2)), (false, true), "the session ended, the token did not");
+    // A better role, and the password of somebody else's row.
+    raw(&bench.path()).execute_batch("UPDATE users SET role = 'security_officer'").unwrap();
+    assert_eq!(found("alice").unwrap_err().kind(), ErrorKind::Integrity);
+    raw(&bench.path()).execute_batch("UPDATE users SET role = 'auditor'").unwrap();
+    let moved = format!(
+        "UPDATE users SET (version, content) = (SELECT version, content FROM users WHERE id = '{}') WHERE id = '{}'",
+        alice.id, bob.id
+    );
+    raw(&bench.path()).execute_batch(&moved).unwrap();
+    assert_eq!(found("bob").unwrap_err().kind(), ErrorKind::Integrity);
+    // Whoever lets a disabled user in again has no password to let them in with.
+    bench.store.write(|rows| rows.disable_user(alice.id, 9)).unwrap();
+    raw(&bench.path()).execute_batch("UPDATE users SET state = 'active'").unwrap();
+    assert_eq!(found("alice").unwrap().unwrap().password, None);
+    assert!(revoked(1));
 }
 
 #[test]

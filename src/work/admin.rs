@@ -49,6 +49,9 @@ enum Ask {
         /// Of the asking binary: the two ends must read the same types.
         version: String,
         question: Question,
+        /// Of the secret that comes with it; none has none. It follows when the daemon is ready for it, as it is, and is
+        /// part of no message.
+        secret_bytes: u32,
     },
     Stop,
 }
@@ -57,7 +60,7 @@ enum Ask {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Tell {
-    /// For the secret that the question announced.
+    /// For the secret that was announced.
     Ready,
     Progress(Progress),
     Note(String),
@@ -81,14 +84,16 @@ fn short_path(directory: &File) -> PathBuf {
     format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()).into()
 }
 
-/// Asks a question, with the secret that it announces, and relays what comes before its answer.
+/// Asks a question, with the secret that comes with it, and relays what comes before its answer.
 pub fn ask(
     stream: UnixStream,
     question: Question,
     secret: Option<&Secret>,
     monitor: &dyn Monitor,
 ) -> Result<Value> {
-    send(&stream, &Ask::Question { version: env!("CARGO_PKG_VERSION").into(), question })?;
+    let secret_bytes = u32::try_from(secret.map_or(0, Secret::len)).context("measuring a secret")?;
+    let version = env!("CARGO_PKG_VERSION").into();
+    send(&stream, &Ask::Question { version, question, secret_bytes })?;
     stream.set_read_timeout(Some(TICK)).context("waiting for the daemon")?;
     let mut lines = Lines::new(&stream, u64::MAX);
     let mut asked_to_stop = false;
@@ -189,10 +194,12 @@ fn answer_one(stream: &UnixStream, stop: &AtomicBool, answer: &Answer<'_>) -> Re
         return send(stream, &Tell::Failed(refused.remedy("ask as the user that it runs under, or as root")));
     }
     let mut lines = Lines::new(stream, QUESTION_BYTES_MAX);
-    let question = loop {
+    let (question, secret_bytes) = loop {
         match lines.next()? {
-            Received::Line(Ask::Question { version, question }) if version == env!("CARGO_PKG_VERSION") => {
-                break question;
+            Received::Line(Ask::Question { version, question, secret_bytes })
+                if version == env!("CARGO_PKG_VERSION") =>
+            {
+                break (question, secret_bytes);
             }
             Received::Line(Ask::Question { version, .. }) => {
                 let refused = Error::unavailable(format!(
@@ -205,9 +212,9 @@ fn answer_one(stream: &UnixStream, stop: &AtomicBool, answer: &Answer<'_>) -> Re
             Received::Nothing | Received::Line(Ask::Stop) | Received::End => return Ok(()),
         }
     };
-    let secret = match question {
-        Question::Unseal { bytes, .. } => receive_secret(stream, &lines, bytes, stop)?,
-        _ => Secret::new(Vec::new()),
+    let secret = match secret_bytes {
+        0 => Secret::new(Vec::new()),
+        bytes => receive_secret(stream, &lines, bytes, stop)?,
     };
     let relay = Relay { stream: Mutex::new(stream), hung_up: AtomicBool::new(false), stop };
     let finished = AtomicBool::new(false);
@@ -445,7 +452,8 @@ mod tests {
             assert_eq!(ask(daemon, status(), None, &heard).expect_err("stopped").kind(), Kind::Interrupted);
             // with_daemon joins every connection: this returns only if the hang-up was heard.
             let left = connect(data_dir).expect("readable").expect("listening");
-            let question = Ask::Question { version: env!("CARGO_PKG_VERSION").into(), question: status() };
+            let version = env!("CARGO_PKG_VERSION").into();
+            let question = Ask::Question { version, question: status(), secret_bytes: 0 };
             send(&left, &question).expect("sent");
         });
     }
@@ -463,7 +471,7 @@ mod tests {
                 stream.read_to_string(&mut said).expect("closed");
                 assert_eq!(said, "");
             }
-            let older = Ask::Question { version: "0.0.1".into(), question: status() };
+            let older = Ask::Question { version: "0.0.1".into(), question: status(), secret_bytes: 0 };
             let stream = connect(data_dir).expect("readable").expect("listening");
             send(&stream, &older).expect("sent");
             let mut said = String::new();
@@ -477,20 +485,22 @@ mod tests {
     #[test]
     fn a_secret_comes_when_it_is_asked_for_and_not_before() {
         let answer = |_: u32, question: Question, secret: Secret, _: &dyn Monitor| {
-            assert!(matches!(question, Question::Unseal { kind: SecretKind::Share, bytes: 4 }));
+            assert!(matches!(question, Question::Unseal(SecretKind::Share)));
             Ok(Value::from(secret.danger_expose()))
         };
-        let unseal = |bytes| Question::Unseal { kind: SecretKind::Share, bytes };
+        let unseal = || Question::Unseal(SecretKind::Share);
         with_daemon(&answer, |data_dir| {
             let daemon = || connect(data_dir).expect("readable").expect("listening");
             // Not a word of JSON, and a line's end in it.
             let secret = Secret::new(b"\xff\n{\0".to_vec());
-            let echoed = ask(daemon(), unseal(4), Some(&secret), &Silent).expect("answered");
+            let echoed = ask(daemon(), unseal(), Some(&secret), &Silent).expect("answered");
             assert_eq!(echoed, Value::from(secret.danger_expose()));
-            let error = ask(daemon(), unseal(u32::MAX), Some(&secret), &Silent).expect_err("too long");
+            let long = Secret::new(vec![7; SECRET_BYTES_MAX as usize + 1]);
+            let error = ask(daemon(), unseal(), Some(&long), &Silent).expect_err("too long");
             assert_eq!(error.kind(), Kind::Unavailable);
             let hasty = daemon();
-            let question = Ask::Question { version: env!("CARGO_PKG_VERSION").into(), question: unseal(4) };
+            let version = env!("CARGO_PKG_VERSION").into();
+            let question = Ask::Question { version, question: unseal(), secret_bytes: 4 };
             let mut line = serde_json::to_vec(&question).expect("JSON");
             line.extend(b"\n1234");
             (&hasty).write_all(&line).expect("sent");

@@ -48,12 +48,17 @@ pub enum Unsealer {
 
 /// Asks the daemon, or does it here: the same question, the same answer.
 pub fn run(site: &Site, request: Request, monitor: &dyn Monitor) -> Result<Value> {
+    run_with(site, request, &Secret::new(Vec::new()), monitor)
+}
+
+/// As [`run`], with a secret that comes with the request.
+pub fn run_with(site: &Site, request: Request, secret: &Secret, monitor: &dyn Monitor) -> Result<Value> {
     if let Some(daemon) = admin::connect(&site.data_dir)? {
-        return admin::ask(daemon, Question::Warden(Box::new(request)), None, monitor);
+        return admin::ask(daemon, Question::Warden(Box::new(request)), Some(secret), monitor);
     }
     let warden = Warden::open(site)?;
     warden.notices().for_each(|notice| monitor.note(notice));
-    warden.execute(Actor::this_process(), request, monitor)
+    warden.execute_with(Actor::this_process(), request, secret, monitor)
 }
 
 /// What the daemon is at; None where none runs.
@@ -80,9 +85,7 @@ pub fn unseal(
     secret: &Secret,
     monitor: &dyn Monitor,
 ) -> Result<DaemonState> {
-    let bytes = u32::try_from(secret.len()).context("measuring a secret")?;
-    let question = Question::Unseal { kind, bytes };
-    read_state(admin::ask(daemon(data_dir)?, question, Some(secret), monitor)?)
+    read_state(admin::ask(daemon(data_dir)?, Question::Unseal(kind), Some(secret), monitor)?)
 }
 
 /// Has the daemon forget the shares that were given so far.

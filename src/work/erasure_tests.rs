@@ -220,7 +220,14 @@ fn what_the_user_of_that_name_asked_is_emptied_and_nobody_elses_is() {
     let warden = bench.init();
     let [theirs, others] = ["J. Doe", "R. Roe"].map(|name| {
         let (user, token) = (new_id(IdKind::User).unwrap(), new_id(IdKind::Token).unwrap());
-        let user = User { id: user, name: name.into(), role: "user".into(), active: true, created_at_ms: 1 };
+        let user = User {
+            id: user,
+            name: name.into(),
+            role: "user".into(),
+            active: true,
+            created_at_ms: 1,
+            password: None,
+        };
         let new = NewToken {
             id: token,
             mac: std::array::from_fn(|at| token.to_bytes()[at % 17]),
@@ -230,6 +237,8 @@ fn what_the_user_of_that_name_asked_is_emptied_and_nobody_elses_is() {
             expires_at_ms: None,
             name: None,
             scope: &Value::Null,
+            session: false,
+            certificate: None,
         };
         warden
             .store

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use serde::Deserialize;
 
 use super::{
+    fingerprint::Fingerprint,
     policy::{Caller, Role},
     scope::Scope,
     warden::Warden,
@@ -75,12 +76,12 @@ impl Warden {
         keys.iter().map(|key| seal::hmac(key, token.as_bytes())).collect()
     }
 
-    /// Who stands behind a bearer token. It is looked up by its HMAC, so no comparison of secrets takes time
-    /// that tells anything.
+    /// Who stands behind a bearer token that came over a connection with this certificate of the client's. It is looked
+    /// up by its HMAC, so no comparison of secrets takes time that tells anything.
     ///
     /// # Errors
     /// `Denied`, in the same words whatever is wrong with it, except that an expired one is called so.
-    pub fn authenticate(&self, bearer: &str) -> Result<Caller> {
+    pub fn authenticate(&self, bearer: &str, certificate: Option<Fingerprint>) -> Result<Caller> {
         let refused = || {
             Error::denied("the API token is not valid")
                 .remedy("check that it was copied whole; `cloister token new` makes another")
@@ -95,7 +96,8 @@ impl Warden {
             found.unwrap_or(Ok(None))
         })?;
         let token = token.ok_or_else(refused)?;
-        if token.revoked_at_ms.is_some() {
+        let bound = token.certificate.as_deref().map(Fingerprint::parse).transpose()?;
+        if token.revoked_at_ms.is_some() || bound.is_some() && bound != certificate {
             return Err(refused());
         }
         if token.expires_at_ms.is_some_and(|expires| expires <= self.now_ms()) {
@@ -132,6 +134,7 @@ impl Warden {
         expires_at_ms: Option<u64>,
         name: Option<&str>,
         scope: &Scope,
+        certificate: Option<Fingerprint>,
     ) -> Result<(Id, String)> {
         let scope = serde_json::to_value(scope).context("writing a token's scope")?;
         let id = seal::new_id(crate::base::IdKind::Token)?;
@@ -146,6 +149,8 @@ impl Warden {
                 expires_at_ms,
                 name,
                 scope: &scope,
+                session: false,
+                certificate: certificate.map(|bound| bound.to_string()).as_deref(),
             })
         })?;
         Ok((id, token))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::scope::Scope;
+use super::{kinds::Kind, scope::Scope};
 use crate::base::{Error, Id, Result};
 
 macro_rules! words {
@@ -96,10 +96,16 @@ words! {
         FeedbackGive = "feedback.give",
         ReceiptShow = "receipt.show",
         MetricsRead = "metrics.read",
+        /// Over the API: a token for hours in exchange for a password.
+        SessionBegin = "session.begin",
+        SessionEnd = "session.end",
     }
 }
 
 use Role::{Auditor, DataSteward, ModelBuilder, Operator, SecurityOfficer, Service, User, Validator};
+
+/// Programs have tokens, and no passwords.
+const PEOPLE: &[Role] = &[SecurityOfficer, DataSteward, ModelBuilder, Validator, Operator, Auditor, User];
 
 /// The matrix. Its written form in `docs/security.md` is checked against it.
 const GRANTS: &[(Action, &[Role])] = &[
@@ -139,6 +145,8 @@ const GRANTS: &[(Action, &[Role])] = &[
     (Action::FeedbackGive, &[ModelBuilder, Validator, User, Service]),
     (Action::ReceiptShow, &[Validator, Auditor, User, Service]),
     (Action::MetricsRead, &[Operator, Service]),
+    (Action::SessionBegin, PEOPLE),
+    (Action::SessionEnd, PEOPLE),
 ];
 
 impl Role {
@@ -204,6 +212,16 @@ impl Actor {
     /// The account that this process runs under.
     pub fn this_process() -> Self {
         Self::Local { uid: rustix::process::geteuid().as_raw() }
+    }
+
+    /// # Errors
+    /// `Denied`, naming the roles that may, or why nobody does over a network.
+    pub fn may_ask(&self, kind: &Kind) -> Result<()> {
+        self.authorise(kind.action)?;
+        match self {
+            Self::Local { .. } => Ok(()),
+            Self::Remote(_) => kind.must_reach_the_network(),
+        }
     }
 
     /// # Errors
@@ -280,7 +298,8 @@ mod tests {
             if action == Action::TokenManage || action == Action::UserManage {
                 assert_eq!(Role::ALL.iter().filter(|role| role.may(action)).count(), 1);
             }
-            assert!(!(both(User, SecurityOfficer)), "{action}: a user is no officer");
+            let is_logging_in = [Action::SessionBegin, Action::SessionEnd].contains(&action);
+            assert!(is_logging_in || !both(User, SecurityOfficer), "{action}: a user is no officer");
         }
         for action in [
             Action::DataIngest,

@@ -1,12 +1,12 @@
-//! What can be asked of the warden, and the rows it answers with: one variant a command. All plain data, so
-//! that a question and its answer cross the admin socket unchanged and read the same as in one process.
+//! What can be asked of the warden, and the rows it answers with: one variant a command, and one line for it in
+//! `kinds.rs`. All plain data, so that a question and its answer cross the admin socket unchanged and read the same as in one process.
 //! Names and texts in answers are unsealed for the caller: none of these types is ever written to the disk.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{policy::Action, scope::Scope};
+use super::{fingerprint::Fingerprint, policy::Action, scope::Scope};
 use crate::{
     base::{Error, Id},
     improve::Reached,
@@ -16,7 +16,7 @@ use crate::{
 
 /// One question. What answers it stands behind the arrow; `Vec` answers print a line a row with `--json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// -> [`Status`]
     Status,
@@ -36,7 +36,12 @@ pub enum Request {
     /// that the erasure was not asked for
     DataCertificate { erasure: Id, subject: Option<String> },
     /// -> [`TokenizerRow`]
-    TokenizerTrain { collection: String, vocab_size: Option<u32>, lower_case: bool },
+    TokenizerTrain {
+        collection: String,
+        vocab_size: Option<u32>,
+        #[serde(default)]
+        lower_case: bool,
+    },
     /// -> `Vec<TokenizerRow>`: the one named, or all
     TokenizerShow { tokenizer: Option<Id> },
     /// -> [`RunRow`]
@@ -66,7 +71,10 @@ pub enum Request {
     /// -> the public key that verifies the log, as text
     AuditKey,
     /// -> [`AuditReport`], of the log as it was exported; its lines go through `Monitor::text`
-    AuditExport { table: bool },
+    AuditExport {
+        #[serde(default)]
+        table: bool,
+    },
     /// -> the proof that the log begins with that of an earlier checkpoint
     AuditProve { since: String },
     /// -> [`KeyStatus`]
@@ -85,6 +93,10 @@ pub enum Request {
     UserLs,
     /// -> [`UserRow`]
     UserDisable { name: String },
+    /// The password is the secret that comes with it -> [`UserRow`]
+    UserPassword { name: String },
+    /// -> [`UserRow`]
+    UserPasswordRemove { name: String },
     /// -> [`NewToken`]
     TokenNew(TokenSpec),
     /// -> `Vec<TokenRow>`
@@ -106,37 +118,7 @@ pub enum Request {
 impl Request {
     /// What the policy and the audit log call it.
     pub fn action(&self) -> Action {
-        match self {
-            Self::Status => Action::Status,
-            Self::DataIngest(_) => Action::DataIngest,
-            Self::DataLs { .. } | Self::DataQuarantine { .. } => Action::DataList,
-            Self::DataVerify => Action::DataVerify,
-            Self::DataErase(_) | Self::DataErasePlan(_) => Action::DataErase,
-            Self::DataCertificate { .. } => Action::DataCertificate,
-            Self::TokenizerTrain { .. } => Action::TokenizerTrain,
-            Self::TokenizerShow { .. } => Action::TokenizerShow,
-            Self::ModelPretrain(_) | Self::ModelPlan(_) | Self::ModelResume { .. } => Action::ModelPretrain,
-            Self::ModelImport { .. } => Action::ModelImport,
-            Self::ModelLs | Self::ModelShow { .. } => Action::ModelList,
-            Self::ModelGenerate(_) | Self::ModelChat(_) => Action::ModelGenerate,
-            Self::LineageShow { .. } => Action::LineageShow,
-            Self::AuditVerify | Self::AuditLs { .. } | Self::AuditKey => Action::AuditRead,
-            Self::AuditExport { .. } => Action::AuditExport,
-            Self::AuditCheckpoint | Self::AuditProve { .. } => Action::AuditCheckpoint,
-            Self::KeyStatus => Action::KeyStatus,
-            Self::KeyRotate => Action::KeyRotate,
-            Self::BackupCreate { .. } => Action::BackupCreate,
-            Self::BackupForget { .. } => Action::BackupForget,
-            Self::Seal => Action::Seal,
-            Self::UserAdd { .. } | Self::UserDisable { .. } => Action::UserManage,
-            Self::UserLs => Action::UserList,
-            Self::TokenNew(_) | Self::TokenRevoke { .. } => Action::TokenManage,
-            Self::TokenLs => Action::TokenList,
-            Self::FeedbackLs { .. } => Action::FeedbackList,
-            Self::FeedbackReview { .. } => Action::FeedbackReview,
-            Self::JobLs | Self::JobShow { .. } => Action::JobList,
-            Self::JobCancel { .. } => Action::JobCancel,
-        }
+        self.kind().action
     }
 
     /// What it is about, where one identifier says it.
@@ -161,12 +143,8 @@ pub enum Question {
     Warden(Box<Request>),
     /// -> [`DaemonState`]
     State,
-    /// One secret towards unsealing. It follows when the daemon is ready for it, so many bytes as they are, and is
-    /// part of no message. -> [`DaemonState`] as it is then
-    Unseal {
-        kind: SecretKind,
-        bytes: u32,
-    },
+    /// Brings one secret towards unsealing. -> [`DaemonState`] as it is then
+    Unseal(SecretKind),
     /// Forgets the shares that were given so far -> [`DaemonState`]
     ForgetShares,
 }
@@ -257,6 +235,7 @@ pub struct Ingest {
 
 /// Whose documents, and which.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Erase {
     pub subjects: Vec<String>,
     /// One version stands for all of its document.
@@ -265,6 +244,7 @@ pub struct Erase {
 
 /// A run to begin: what its file and flags say, already laid over each other.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Pretrain {
     pub collection: String,
     /// The model's name; a later run of the same name is its next version.
@@ -540,6 +520,8 @@ pub struct UserRow {
     pub name: String,
     pub role: String,
     pub state: String,
+    /// Whether a password lets the user log in.
+    pub password: bool,
     pub created_at_ms: u64,
 }
 
@@ -554,6 +536,7 @@ pub struct NewToken {
 
 /// A token to be made.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct TokenSpec {
     pub role: String,
     /// By name.
@@ -562,6 +545,8 @@ pub struct TokenSpec {
     /// What people call it.
     pub name: Option<String>,
     pub scope: Scope,
+    /// Of the client's certificate that it is to be good with alone.
+    pub certificate: Option<Fingerprint>,
 }
 
 impl TokenSpec {
@@ -577,7 +562,11 @@ pub struct TokenRow {
     pub role: String,
     pub user: Option<String>,
     pub name: Option<String>,
+    /// Whether it came of a log-in.
+    pub session: bool,
     pub scope: Scope,
+    /// Fingerprint of the client's certificate that it is good with alone.
+    pub certificate: Option<String>,
     /// To the minute.
     pub last_used_at_ms: Option<u64>,
     /// active, expired or revoked

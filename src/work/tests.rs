@@ -446,10 +446,10 @@ fn tokens_open_until_they_are_revoked_or_expire() {
     let new =
         |days| ask(&warden, Request::TokenNew(TokenSpec { days, ..TokenSpec::of_role("service") })).unwrap();
     let token = new(None)["token"].as_str().unwrap().to_owned();
-    let caller = warden.authenticate(&token).unwrap();
+    let caller = warden.authenticate(&token, None).unwrap();
     assert_eq!(caller.role, super::Role::Service);
     let expired = new(Some(0))["token"].as_str().unwrap().to_owned();
-    let refused = |token: &str| warden.authenticate(token).unwrap_err();
+    let refused = |token: &str| warden.authenticate(token, None).unwrap_err();
     assert!(refused(&expired).to_string().contains("expired"));
     ask(&warden, Request::TokenRevoke { token: caller.token }).unwrap();
     assert_eq!(refused(&token).kind(), ErrorKind::Denied);
@@ -475,7 +475,7 @@ fn a_token_keeps_its_scope_and_shows_when_it_last_came() {
     let new = ask(&warden, Request::TokenNew(spec(scope.clone()))).unwrap();
     let tokens = |warden: &Warden| ask(warden, Request::TokenLs).unwrap()[0].clone();
     assert_eq!(tokens(&warden)["last_used_at_ms"], json!(null));
-    let caller = warden.authenticate(new["token"].as_str().unwrap()).unwrap();
+    let caller = warden.authenticate(new["token"].as_str().unwrap(), None).unwrap();
     assert_eq!(*caller.scope, scope);
     assert!(caller.may(super::Action::AnswerAsk) && !caller.may(super::Action::FeedbackGive));
     let row = tokens(&warden);
@@ -537,9 +537,9 @@ fn rows_and_tokens_from_before_a_rotation_are_still_known() {
     bench.document("b.txt", "The heron waits until the water falls.");
     ingest(&bench, &warden);
     let known = |warden: &Warden| {
-        warden.authenticate(&before).unwrap();
-        warden.authenticate(&after).unwrap();
-        assert!(warden.authenticate("clst_auditor_nonsense").is_err());
+        warden.authenticate(&before, None).unwrap();
+        warden.authenticate(&after, None).unwrap();
+        assert!(warden.authenticate("clst_auditor_nonsense", None).is_err());
         let listed = ask(warden, Request::DataLs { collection: Some("letters".into()) }).unwrap();
         let names: Vec<&str> =
             listed.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();

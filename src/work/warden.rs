@@ -24,7 +24,7 @@ use crate::{
     auditlog::{AuditLog, Entry, Outcome, open_detail},
     base::{Error, ErrorKind, Id, Monitor, Result, hex},
     device::Choice,
-    seal::{self, Key, Signer},
+    seal::{self, Key, Secret, Signer},
     store::{Model, Rows, Store},
     vault::{Depot, Purpose, Vault},
 };
@@ -144,13 +144,24 @@ impl Warden {
     /// `Denied` where the policy does not grant it, `Unavailable` where the audit log cannot be written, and
     /// whatever the request itself fails with.
     pub fn execute(&self, actor: Actor, request: Request, monitor: &dyn Monitor) -> Result<Value> {
+        self.execute_with(actor, request, &Secret::new(Vec::new()), monitor)
+    }
+
+    /// As [`Self::execute`], with the secret that came with the request.
+    pub fn execute_with(
+        &self,
+        actor: Actor,
+        request: Request,
+        secret: &Secret,
+        monitor: &dyn Monitor,
+    ) -> Result<Value> {
         let (action, object) = (request.action(), request.object());
-        if let Err(denied) = actor.authorise(action) {
+        if let Err(denied) = actor.may_ask(request.kind()) {
             self.record(&actor, action, object, Outcome::Denied, &[])?;
             return Err(denied);
         }
         self.record(&actor, action, object, Outcome::Intent, &requests::about(self, &request))?;
-        let performed = requests::perform(self, &actor, request, monitor);
+        let performed = requests::perform(self, &actor, request, secret, monitor);
         match performed {
             Ok(done) if done.logged => Ok(done.answer),
             Ok(done) => {

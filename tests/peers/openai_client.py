@@ -266,9 +266,14 @@ def main():
     arguments.add_argument("--token", required=True)
     arguments.add_argument("--operator-token")
     arguments.add_argument("--model")
+    arguments.add_argument("--cert", help="the client's certificate, for a token that is bound to it")
+    arguments.add_argument("--key")
     given = arguments.parse_args()
     # The HTTP client that this version of the package speaks through, whichever that is.
-    http = openai.DefaultHttpxClient(verify=ssl.create_default_context(cafile=given.cacert), timeout=120)
+    context = ssl.create_default_context(cafile=given.cacert)
+    if given.cert:
+        context.load_cert_chain(given.cert, given.key)
+    http = openai.DefaultHttpxClient(verify=context, timeout=120)
 
     def connect(token):
         return openai.OpenAI(base_url=f"{given.url}/v1", api_key=token, http_client=http, max_retries=0)

@@ -68,6 +68,11 @@ impl Fields {
         }
     }
 
+    /// For whoever reads all of them at once, and refuses what is left over.
+    pub fn into_map(self) -> Map<String, Value> {
+        self.0
+    }
+
     pub fn take(&mut self, name: &str) -> Option<Value> {
         self.0.remove(name)
     }

@@ -75,7 +75,7 @@ fn a_backup_becomes_the_same_installation_on_another_machine() {
     let warden = restore(&bench, "fresh", None).unwrap();
     assert_eq!(warden.install(), install);
     assert_eq!(names(&warden), before[..1]);
-    warden.authenticate(token["token"].as_str().unwrap()).unwrap();
+    warden.authenticate(token["token"].as_str().unwrap(), None).unwrap();
     ask(&warden, Request::DataVerify).unwrap();
     ask(&warden, Request::AuditVerify).unwrap();
     let entries = auditlog::read(&bench.path("fresh").join("audit"), 0).unwrap();

@@ -18,7 +18,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{policy::Actor, request::Request, warden::Warden};
-use crate::base::{Context, Id, Monitor, Result};
+use crate::{
+    base::{Context, Id, Monitor, Result},
+    seal::Secret,
+};
 
 /// The answer, and what the audit log says of it.
 pub(super) struct Performed {
@@ -65,6 +68,7 @@ pub(super) fn perform(
     warden: &Warden,
     actor: &Actor,
     request: Request,
+    secret: &Secret,
     monitor: &dyn Monitor,
 ) -> Result<Performed> {
     match &request {
@@ -105,6 +109,8 @@ pub(super) fn perform(
         Request::UserAdd { name, role } => people::add_user(warden, name, role),
         Request::UserLs => people::users(warden),
         Request::UserDisable { name } => people::disable_user(warden, name),
+        Request::UserPassword { name } => people::set_password(warden, name, secret),
+        Request::UserPasswordRemove { name } => people::remove_password(warden, name),
         Request::TokenNew(spec) => people::new_token(warden, spec),
         Request::TokenLs => people::tokens(warden),
         Request::TokenRevoke { token } => people::revoke_token(warden, *token),

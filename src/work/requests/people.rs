@@ -1,4 +1,4 @@
-//! Users and API tokens.
+//! Users, their passwords, and API tokens.
 
 use std::collections::HashMap;
 
@@ -7,11 +7,12 @@ use serde_json::Value;
 use super::Performed;
 use crate::{
     base::{Error, Id, IdKind, Result},
-    seal::new_id,
+    seal::{PasswordVerifier, Secret, new_id},
     store::{ApiToken, User},
     work::{
+        password::Password,
         people::scope_of,
-        policy::Role,
+        policy::{Action, Role},
         request::{NewToken, TokenRow, TokenSpec, UserRow},
         warden::Warden,
     },
@@ -29,6 +30,7 @@ pub(super) fn add_user(warden: &Warden, name: &str, role: &str) -> Result<Perfor
         role: Role::parse(role)?.as_str().to_owned(),
         active: true,
         created_at_ms: warden.now_ms(),
+        password: None,
     };
     warden.store.write(|rows| rows.add_user(&user))?;
     let id = user.id;
@@ -51,14 +53,43 @@ pub(super) fn disable_user(warden: &Warden, name: &str) -> Result<Performed> {
     let user = warden.store.write(|rows| {
         let user = rows.user_named(name)?.ok_or_else(|| no_user(name))?;
         rows.disable_user(user.id, warden.now_ms())?;
-        Ok(User { active: false, ..user })
+        Ok(User { active: false, password: None, ..user })
     })?;
     let id = user.id;
     Ok(Performed::new(&user_row(user))?.made(id))
 }
 
+pub(super) fn set_password(warden: &Warden, name: &str, typed: &Secret) -> Result<Performed> {
+    let user = warden.store.read(|rows| rows.user_named(name))?.ok_or_else(|| no_user(name))?;
+    if !user.active {
+        return Err(Error::usage(format!("user '{name}' is disabled")));
+    }
+    if !Role::parse(&user.role)?.may(Action::SessionBegin) {
+        return Err(Error::usage(format!("user '{name}' has the role {}, which does not log in", user.role))
+            .remedy("`cloister token new` lets a program in"));
+    }
+    let password = Password::read(typed)?;
+    password.must_be_good_for(name)?;
+    keep_password(warden, user.id, Some(password.verifier()?), "set")
+}
+
+pub(super) fn remove_password(warden: &Warden, name: &str) -> Result<Performed> {
+    let user = warden.store.read(|rows| rows.user_named(name))?.ok_or_else(|| no_user(name))?;
+    keep_password(warden, user.id, None, "removed")
+}
+
+fn keep_password(
+    warden: &Warden,
+    user: Id,
+    verifier: Option<PasswordVerifier>,
+    what: &str,
+) -> Result<Performed> {
+    let row = warden.store.write(|rows| rows.set_password(user, verifier, warden.now_ms()))?;
+    Ok(Performed::new(&user_row(row))?.made(user).detail("password", what))
+}
+
 pub(super) fn new_token(warden: &Warden, spec: &TokenSpec) -> Result<Performed> {
-    let TokenSpec { role, user, days, name, scope } = spec;
+    let TokenSpec { role, user, days, name, scope, certificate } = spec;
     let role = Role::parse(role)?;
     scope.must_fit(role)?;
     if let Some(name) = name {
@@ -75,9 +106,14 @@ pub(super) fn new_token(warden: &Warden, spec: &TokenSpec) -> Result<Performed> 
         Ok(found.id)
     });
     let expires_at_ms = days.map(|days| warden.now_ms() + u64::from(days) * MS_PER_DAY);
-    let (id, token) = warden.issue_token(role, user.transpose()?, expires_at_ms, name.as_deref(), scope)?;
+    let user = user.transpose()?;
+    let (id, token) = warden.issue_token(role, user, expires_at_ms, name.as_deref(), scope, *certificate)?;
     let answer = NewToken { id, token, role: role.to_string(), expires_at_ms };
-    let made = Performed::new(&answer)?.made(id).detail("role", role.as_str());
+    let made = Performed::new(&answer)?.made(id).detail("token_role", role.as_str());
+    let made = match certificate {
+        Some(bound) => made.detail("certificate", bound.to_string()),
+        None => made,
+    };
     Ok(match &scope.actions {
         Some(actions) => {
             let names: Vec<Value> = actions.iter().map(|action| action.as_str().into()).collect();
@@ -87,8 +123,11 @@ pub(super) fn new_token(warden: &Warden, spec: &TokenSpec) -> Result<Performed> 
     })
 }
 
+/// Sessions that ended are left out: they come by the day, and the audit log has them.
 pub(super) fn tokens(warden: &Warden) -> Result<Performed> {
-    Performed::new(&token_rows(warden)?)
+    let mut rows = token_rows(warden)?;
+    rows.retain(|row| !row.session || row.state == "active");
+    Performed::new(&rows)
 }
 
 pub(super) fn revoke_token(warden: &Warden, token: Id) -> Result<Performed> {
@@ -113,6 +152,8 @@ fn token_row(token: ApiToken, names: &HashMap<Id, String>, now: u64) -> Result<T
         role: token.role,
         user: token.user.and_then(|user| names.get(&user).cloned()),
         name: token.name,
+        session: token.session,
+        certificate: token.certificate,
         state: match (token.revoked_at_ms, token.expires_at_ms) {
             (Some(_), _) => "revoked",
             (None, Some(expires)) if expires <= now => "expired",
@@ -131,6 +172,7 @@ fn user_row(user: User) -> UserRow {
         name: user.name,
         role: user.role,
         state: if user.active { "active" } else { "disabled" }.to_owned(),
+        password: user.password.is_some(),
         created_at_ms: user.created_at_ms,
     }
 }
