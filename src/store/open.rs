@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0001_first_road.sql"),
     include_str!("../../migrations/0002_erasures.sql"),
     include_str!("../../migrations/0003_token_scope.sql"),
+    include_str!("../../migrations/0005_deployments.sql"),
 ];
 
 /// How long a statement waits for a lock: only a checkpoint of our own other connection can hold one.

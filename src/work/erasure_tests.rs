@@ -352,6 +352,7 @@ fn trained_with(warden: &Warden, documents: &[Id], tokenizer: Id, made: Option<I
                     vocab_size: 300,
                     bytes_per_token: None,
                     created_at_ms: 3,
+                    made_by: None,
                 })?;
                 rows.add_edge(edge(snapshot, id, Relation::TrainedTokenizer), 3)?;
             }
@@ -364,6 +365,7 @@ fn trained_with(warden: &Warden, documents: &[Id], tokenizer: Id, made: Option<I
                 name: "letter writer",
                 purpose: &json!({}),
                 config: &config,
+                makers: &[],
             })?;
             rows.set_run_state(run, crate::store::RunState::Interrupted, Some(4))?;
             rows.add_model(&Model {
@@ -376,6 +378,7 @@ fn trained_with(warden: &Warden, documents: &[Id], tokenizer: Id, made: Option<I
                 name: "letter writer".into(),
                 purpose: json!({}),
                 details: json!({}),
+                makers: Vec::new(),
             })?;
             for (parent, child, relation) in [
                 (snapshot, shard, Relation::Tokenized),
