@@ -18,14 +18,14 @@ const PLANTED: [&str; 2] = ["cinnabar pelican covenant", "obsidian marmot subpoe
 const PASSPHRASE: &str = "correct horse battery staple";
 
 /// A daemon, and the lines that it prints.
-struct Daemon {
+pub struct Daemon {
     child: Child,
     lines: Receiver<String>,
     url: String,
 }
 
 impl Daemon {
-    fn start(site: &Site, arguments: &[&str]) -> Self {
+    pub fn start(site: &Site, arguments: &[&str]) -> Self {
         let mut child =
             site.spawn(&[&["serve", "--listen", "127.0.0.1:0", "--device", "cpu"], arguments].concat());
         let stdout = child.stdout.take().expect("piped");
@@ -60,7 +60,7 @@ impl Daemon {
     }
 
     /// Status and body, whatever certificate it shows.
-    fn ask(&self, path: &str, arguments: &[&str]) -> (u16, Value) {
+    pub fn ask(&self, path: &str, arguments: &[&str]) -> (u16, Value) {
         let output = Command::new("curl")
             .args([
                 "--silent",
@@ -86,7 +86,7 @@ impl Daemon {
         self.ask("/healthz", &[]).1["sealed"].clone()
     }
 
-    fn stop(self) -> Ran {
+    pub fn stop(self) -> Ran {
         let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         assert!(told.is_ok_and(|status| status.success()), "kill");
         finish(self.child)

@@ -4,6 +4,7 @@ mod backup;
 mod bad_input;
 mod command_line;
 mod cuda;
+mod deploy;
 mod docs;
 mod erase;
 mod golden;
