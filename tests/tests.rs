@@ -5,6 +5,7 @@ mod bad_input;
 mod command_line;
 mod cuda;
 mod daemon;
+mod deploy;
 mod docs;
 mod erase;
 mod golden;

@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use serde::Serialize;
 
-use super::{screen::Screen, session::Session, settings::Settings};
+use super::{deploy, screen::Screen, session::Session, settings::Settings};
 use crate::{
     base::{
         Error, Result,
@@ -58,6 +58,7 @@ pub fn run(_: Args, Session { settings, screen }: &Session) -> Result<()> {
         locked_memory(&read("/proc/self/limits")),
         filesystem(&settings.data_dir, &read("/proc/self/mounts")),
         sealing(settings),
+        deployments(&settings.data_dir),
         cage(Walls::of_this_kernel()),
         device(settings.device),
         speed(&settings.device.open(threads).unwrap_or_else(|_| Device::cpu(threads))),
@@ -215,6 +216,17 @@ fn sealing(settings: &Settings) -> Check {
         Ok(None) => unserved(name, settings).unwrap_or_else(unknown),
         Err(error) => unknown(error),
     }
+}
+
+/// Whether what is served was approved. It is sealed: a daemon that serves can say it.
+fn deployments(data_dir: &Path) -> Check {
+    let found = match client::state(data_dir) {
+        Ok(Some(DaemonState::Serving(bound))) => {
+            format!("{}: {}", bound.policy.as_str(), deploy::rule(bound.policy))
+        }
+        _ => "no daemon serves; `cloister deploy ls` says by which policy one would".to_owned(),
+    };
+    good("deployments", found)
 }
 
 /// No daemon runs: what would unseal it, and whether that is here.

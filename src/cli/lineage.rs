@@ -11,7 +11,7 @@ use crate::{
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// The way up and the way down from a document, snapshot, tokenizer, run, model or answer
+    /// The way up and the way down from a document, snapshot, tokenizer, run, model, deployment or answer
     Show {
         #[arg(value_parser = any_id, value_name = "ID")]
         id: Id,

@@ -9,6 +9,7 @@ mod backup;
 mod bench;
 mod chat;
 mod data;
+mod deploy;
 mod doctor;
 mod erase;
 mod feedback;
@@ -70,6 +71,9 @@ enum Command {
     Unseal(seal::UnsealArgs),
     /// Have the daemon end what it serves and forget every key
     Seal(seal::SealArgs),
+    /// Which model stands for a name: proposed by one person, approved by another
+    #[command(subcommand)]
+    Deploy(deploy::Command),
     /// Talk with a model on this terminal
     Chat(chat::Args),
     /// Serve the models to applications, over HTTPS, as the OpenAI clients expect
@@ -134,6 +138,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Model(command) => model::run(command, &session),
         Command::Unseal(args) => seal::unseal(args, &session),
         Command::Seal(args) => seal::seal(args, &session),
+        Command::Deploy(command) => deploy::run(command, &session),
         Command::Chat(args) => chat::run(args, &session),
         Command::Serve(args) => serve::run(args, &session),
         Command::Feedback(command) => feedback::run(command, &session),

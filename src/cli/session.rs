@@ -69,5 +69,5 @@ macro_rules! id_of {
 
 id_of! {
     backup_id => Backup, document_id => Document, erasure_id => Erasure, run_id => Run, token_id => Token,
-    tokenizer_id => Tokenizer, feedback_id => Feedback, job_id => Job,
+    tokenizer_id => Tokenizer, feedback_id => Feedback, job_id => Job, deployment_id => Deployment,
 }

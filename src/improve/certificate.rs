@@ -29,7 +29,8 @@ pub const RESIDUAL: [&str; 5] = [
      they are trained anew by the commands beside them and no longer used.",
     "Prompts, answers and feedback are tied to a person by the user who asked alone: those of a user of the subject's \
      name were emptied; what others wrote or were told about the person was not looked for.",
-    "Names that people gave to collections, models, user accounts and tokens stay, and so do identifiers, times and sizes.",
+    "Names that people gave to collections, models, user accounts and tokens stay, as do the reasons they gave for \
+     deployments, identifiers, times and sizes.",
     "Files outside this installation are untouched: ingesting them again takes them in again.",
 ];
 

@@ -33,6 +33,12 @@ pub struct Receipt {
     pub snapshot: Option<Id>,
     /// Merkle root over the document versions of the snapshot, in hexadecimal.
     pub dataset_root: Option<String>,
+    /// By which the model stood for its name. A receipt of an answer by the newest model of a name has neither of the two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<Id>,
+    /// "approved", "approved alone" (by one person at the machine) or "inherited" (from before approvals).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deployed_by: Option<String>,
     pub asked_at_ms: u64,
     pub answered_at_ms: u64,
     pub prompt_tokens: u64,
@@ -121,6 +127,8 @@ mod tests {
             run: Some(id(IdKind::Run)),
             snapshot: Some(id(IdKind::Snapshot)),
             dataset_root: Some("ab".repeat(32)),
+            deployment: Some(id(IdKind::Deployment)),
+            deployed_by: Some("approved".into()),
             asked_at_ms: 1,
             answered_at_ms: 2,
             prompt_tokens: 3,
@@ -146,12 +154,22 @@ mod tests {
     }
 
     #[test]
+    fn without_a_deployment_a_receipt_is_what_it_was_before_there_were_any() {
+        let plain = Receipt { deployment: None, deployed_by: None, ..receipt() };
+        let signed = plain.sign(&signer(1)).expect("signs");
+        let there = serde_json::to_string(&signed).expect("plain data");
+        assert!(!there.contains("deploy"), "{there}");
+        let back: SignedReceipt = serde_json::from_str(&there).expect("reads");
+        back.verify(&signer(1).public_key()).expect("verifies");
+    }
+
+    #[test]
     fn any_altered_field_is_noticed() {
         let signed = receipt().sign(&signer(1)).expect("signs");
         let key = signer(1).public_key();
         let whole = serde_json::to_value(&signed).expect("plain data");
         let fields: Vec<String> = whole["receipt"].as_object().expect("an object").keys().cloned().collect();
-        assert_eq!(fields.len(), 18);
+        assert_eq!(fields.len(), 20);
         for field in fields {
             let mut altered = whole.clone();
             let value = &mut altered["receipt"][&field];

@@ -60,15 +60,31 @@ impl Default for Limits {
 /// A model in service.
 pub struct Served {
     pub facts: Arc<ModelFacts>,
-    pub engine: Engine,
-    template: ChatTemplate,
+    /// Shared by the names that one model is served under.
+    pub engine: Arc<Engine>,
+    template: Arc<ChatTemplate>,
     longest_piece_bytes: usize,
 }
 
 impl Served {
     pub fn new(facts: ModelFacts, engine: Engine, template: ChatTemplate) -> Self {
         let longest_piece_bytes = engine.tokenizer().summary().longest_piece_bytes;
-        Self { facts: Arc::new(facts), engine, template, longest_piece_bytes }
+        Self {
+            facts: Arc::new(facts),
+            engine: Arc::new(engine),
+            template: Arc::new(template),
+            longest_piece_bytes,
+        }
+    }
+
+    /// The same model, by another name or deployment.
+    pub fn with_facts(&self, facts: ModelFacts) -> Self {
+        Self {
+            facts: Arc::new(facts),
+            engine: Arc::clone(&self.engine),
+            template: Arc::clone(&self.template),
+            longest_piece_bytes: self.longest_piece_bytes,
+        }
     }
 
     /// Whether a prompt cannot fit the context, as far as its length alone tells.

@@ -174,7 +174,7 @@ impl Life<'_> {
         let address = self.doors.address();
         service.note("serve.start", address)?;
         let listener = self.listener()?;
-        let bound = service.bound(address);
+        let bound = service.bound(address)?;
         self.front.enter(Phase::Serving(Arc::clone(&service.warden), bound.clone()));
         // Who brought the same key a moment later hears that it was not needed.
         drop(unsealed);
@@ -298,7 +298,10 @@ impl Front {
         match &*self.phase() {
             Phase::Sealed(sealed) => sealed.state().map(DaemonState::Sealed),
             Phase::Opening => Ok(DaemonState::Opening),
-            Phase::Serving(_, bound) => Ok(DaemonState::Serving(bound.clone())),
+            Phase::Serving(warden, bound) => {
+                let policy = warden.deploy_policy()?;
+                Ok(DaemonState::Serving(Bound { policy, ..bound.clone() }))
+            }
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{
     vault,
     work::{
         Fingerprint, Request, Site, Unsealer, client,
-        request::{NewToken, TokenSpec},
+        request::{DeployPolicy, NewToken, TokenSpec},
     },
 };
 
@@ -74,6 +74,7 @@ fn add_model(warden: &Warden, name: &str, seed: u64) {
                 vocab_size,
                 bytes_per_token: None,
                 created_at_ms: 1,
+                made_by: None,
             };
             rows.add_tokenizer(&row)?;
             rows.add_model(&Model {
@@ -86,6 +87,7 @@ fn add_model(warden: &Warden, name: &str, seed: u64) {
                 name: name.to_owned(),
                 purpose: Value::Null,
                 details: Value::Null,
+                makers: Vec::new(),
             })
         })
         .expect("recorded");
@@ -173,6 +175,7 @@ fn begin(start: Start, options: ServeOptions) -> (Running, Receiver<Option<Bound
         fingerprint: String::new(),
         certificate_pem: "".into(),
         models: Vec::new(),
+        policy: DeployPolicy::Newest,
     };
     (Running { bound, stop, thread }, hear)
 }
@@ -593,13 +596,97 @@ fn a_model_that_is_trained_meanwhile_is_served_and_a_broken_one_harms_nobody() {
     add_model(&warden, "first", 1);
     let first = models::refresh(&warden, &[], &device).expect("one");
     add_model(&warden, "second", 2);
-    assert_eq!(models::wanted(&warden).expect("asks").len(), 2);
+    assert_eq!(warden.served_models().expect("asks").len(), 2);
     let both = models::refresh(&warden, &first, &device).expect("two");
     assert_eq!(both.len(), 2);
     assert!(both.iter().any(|served| Arc::ptr_eq(served, &first[0])), "what stands is kept");
     // Its tokenizer is there, its weights are not.
-    warden.depot().delete(models::wanted(&warden).expect("asks")[0]).expect("deleted");
+    warden.depot().delete(warden.served_models().expect("asks")[0].model).expect("deleted");
     assert_eq!(models::refresh(&warden, &[], &device).expect("the other").len(), 1);
+}
+
+#[test]
+fn one_model_under_two_names_is_loaded_once() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let warden = install(directory.path());
+    let device = Device::cpu(Some(1));
+    add_model(&warden, "rules", 1);
+    let first = models::refresh(&warden, &[], &device).expect("one");
+    deploy(&warden, "rules", Some("desk"));
+    let both = models::refresh(&warden, &first, &device).expect("two");
+    let names: Vec<&str> = both.iter().map(|served| served.facts.name.as_str()).collect();
+    assert_eq!(names, ["desk", "rules"]);
+    assert!(both.iter().all(|served| Arc::ptr_eq(&served.engine, &first[0].engine)));
+    assert!(both[0].facts.deployed.is_some() && both[1].facts.deployed.is_none());
+    assert!(Arc::ptr_eq(&both[1], &first[0]), "what stands is kept");
+}
+
+/// Proposes the newest model of this name and approves it, alone.
+fn deploy(warden: &Warden, model: &str, name: Option<&str>) -> Id {
+    let ask = |request| warden.execute(Actor::this_process(), request, &Silent).expect("done");
+    let (model, name, reason) = (model.to_owned(), name.map(str::to_owned), "a test".to_owned());
+    let row = ask(Request::DeployPropose { model, name, reason: reason.clone() });
+    let deployment = row["id"].as_str().expect("an id").parse().expect("an id");
+    ask(Request::DeployApproveAlone { deployment, reason });
+    deployment
+}
+
+#[test]
+fn an_approval_holds_at_once_and_what_is_being_answered_is_answered() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let warden = install(directory.path());
+    add_model(&warden, "rules", 1);
+    let (user, auditor) = (token(&warden, "user"), token(&warden, "auditor"));
+    let daemon = start(&warden, ServeOptions::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let version = async || {
+            let (status, said) = daemon.ask("GET", "/v1/models/rules", &user, &Value::Null).await;
+            let said: Value = serde_json::from_str(&said).expect("JSON");
+            (status == 200).then(|| said["version"].as_str().expect("a version").to_owned())
+        };
+        let until = async |wanted: Option<String>| {
+            while version().await != wanted {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let first = version().await;
+        deploy(&warden, "rules", None);
+        add_model(&warden, "rules", 2);
+        let second =
+            warden.store().read(|rows| rows.model_named("rules")).expect("reads").expect("the newest").id;
+        let body = json!({"model": "rules", "prompt": "a", "max_tokens": 200, "ignore_eos": true});
+        let changing = async {
+            while !has_begun(&warden) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert_eq!(version().await, first, "the newer one is not approved");
+            let deployment = deploy(&warden, "rules", None);
+            until(Some(second.to_string())).await;
+            deployment
+        };
+        let asking = daemon.ask("POST", "/v1/completions", &user, &body);
+        let ((status, answer), deployment) = tokio::join!(asking, changing);
+        let answer: Value = serde_json::from_str(&answer).expect("JSON");
+        assert_eq!((status, &answer["usage"]["completion_tokens"]), (200, &json!(200)), "{answer}");
+
+        let (_, answer) = daemon.ask("POST", "/v1/completions", &user, &body).await;
+        let answer: Value = serde_json::from_str(&answer).expect("JSON");
+        let path = format!("/v1/receipts/{}", answer["id"].as_str().expect("an id"));
+        let (_, receipt) = daemon.ask("GET", &path, &auditor, &Value::Null).await;
+        let receipt: SignedReceipt = serde_json::from_str(&receipt).expect("a receipt");
+        receipt.verify(&warden.signer().public_key()).expect("the appliance signed it");
+        assert_eq!((receipt.receipt.model, receipt.receipt.deployment), (second, Some(deployment)));
+        assert_eq!(receipt.receipt.deployed_by.as_deref(), Some("approved alone"));
+
+        let (name, reason) = (|| "rules".to_owned(), || "a test".to_owned());
+        let ask = |request| warden.execute(Actor::this_process(), request, &Silent).expect("done");
+        ask(Request::DeployRollback { name: name(), reason: reason() });
+        until(first).await;
+        ask(Request::DeployRetire { name: name(), reason: reason() });
+        until(None).await;
+    });
+    daemon.stop();
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::{
     seal::{self, Secret},
     store::{Answer, AnswerKind, AnswerState, FinishedAnswer, NewAnswer, NewFeedback},
     work::{
-        Actor, Fingerprint, Request, Session, Warden,
+        Actor, Deployed, Fingerprint, Request, Session, Warden,
         policy::{Action, Caller},
     },
 };
@@ -42,6 +42,8 @@ pub struct ModelFacts {
     pub run: Option<Id>,
     pub snapshot: Option<Id>,
     pub dataset_root: Option<String>,
+    /// None where it is served as the newest of its name.
+    pub deployed: Option<Deployed>,
 }
 
 /// How an answer ended.
@@ -147,6 +149,8 @@ impl WardenRecords {
             run: model.run,
             snapshot: model.snapshot,
             dataset_root: model.dataset_root.clone(),
+            deployment: model.deployed.map(|deployed| deployed.id),
+            deployed_by: model.deployed.map(|deployed| deployed.basis.to_string()),
             asked_at_ms: asked.at_ms,
             answered_at_ms: now_ms,
             prompt_tokens: ended.usage.prompt_tokens as u64,

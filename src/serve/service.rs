@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio_rustls::TlsAcceptor;
@@ -21,15 +21,15 @@ use super::{
 };
 use crate::{
     auditlog::{Entry, Outcome},
-    base::{Id, Result, fs::write_atomic},
+    base::{Result, fs::write_atomic},
     device::Device,
     improve::receipt,
-    work::{Actor, Doors, Warden, request::Bound},
+    work::{Actor, Doors, ServedModel, Warden, request::Bound},
 };
 
 /// Strangers' requests are counted over so long for one audit entry.
 const STRANGERS_WINDOW: Duration = Duration::from_secs(60);
-/// How soon a new model is served.
+/// How soon a new model is served under a name that needs no approval.
 const MODELS_WINDOW: Duration = Duration::from_secs(5);
 /// For the records of answers that were cut off.
 const SETTLING_MAX: Duration = Duration::from_secs(10);
@@ -70,13 +70,14 @@ impl Service {
         Ok(Self { warden, api, device, identity, tls })
     }
 
-    pub fn bound(&self, address: SocketAddr) -> Bound {
-        Bound {
+    pub fn bound(&self, address: SocketAddr) -> Result<Bound> {
+        Ok(Bound {
             address,
             fingerprint: self.identity.fingerprint.clone(),
             certificate_pem: self.identity.certificate_pem.clone(),
             models: self.api.models().iter().map(|served| served.facts.name.clone()).collect(),
-        }
+            policy: self.warden.deploy_policy()?,
+        })
     }
 
     pub fn note(&self, action: &str, address: SocketAddr) -> Result<()> {
@@ -145,16 +146,22 @@ async fn note_strangers(api: &Arc<Api>) {
     }
 }
 
-/// Serves what is trained or imported while the daemon runs, and starts engines again that died.
+/// Serves what is approved, trained or imported while the daemon runs, and starts engines again that died.
 async fn watch_models(warden: Arc<Warden>, api: Arc<Api>, device: Device) {
-    let mut seen = None;
+    let (mut seen, mut changes) = (None, warden.deployment_changes());
     loop {
-        tokio::time::sleep(MODELS_WINDOW).await;
+        let since = Instant::now();
+        while warden.deployment_changes() == changes && since.elapsed() < MODELS_WINDOW {
+            tokio::time::sleep(TICK).await;
+        }
+        changes = warden.deployment_changes();
         let (warden, api, device) = (Arc::clone(&warden), Arc::clone(&api), device.clone());
         // A model that did not load is tried again when something changed, and not every time.
-        let refreshing = tokio::task::spawn_blocking(move || -> Result<Vec<Id>> {
-            let (wanted, current) = (models::wanted(&warden)?, api.models());
+        let refreshing = tokio::task::spawn_blocking(move || -> Result<Vec<ServedModel>> {
+            let (wanted, current) = (warden.served_models()?, api.models());
             if seen.as_ref() != Some(&wanted) || current.iter().any(|served| served.engine.has_died()) {
+                // What no model stands for any more ends before the first new one is loaded, which takes its time.
+                api.replace_models(models::still_named(&current, &wanted));
                 api.replace_models(models::refresh(&warden, &current, &device)?);
             }
             Ok(wanted)

@@ -237,6 +237,7 @@ fn bench_with(change: impl FnOnce(&mut ToyModel, &mut Limits)) -> Bench {
         run: None,
         snapshot: None,
         dataset_root: None,
+        deployed: None,
     };
     let engine = Engine::start(Box::new(model), tokenizer, EngineOptions::default()).expect("starts");
     let served = Served::new(facts, engine, ChatTemplate::default());

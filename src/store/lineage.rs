@@ -29,6 +29,8 @@ named_column! {
         UsedBy = "used by",
         Evaluated = "evaluated by",
         Deployed = "deployed as",
+        /// On the word of one person at the machine.
+        DeployedAlone = "deployed alone as",
         Answered = "answered",
         Rated = "rated by",
     }
@@ -113,7 +115,8 @@ impl Rows<'_> {
                                   OR EXISTS (SELECT 1 FROM answers WHERE id = ?1)
                                   OR EXISTS (SELECT 1 FROM feedback WHERE id = ?1)
                                   OR EXISTS (SELECT 1 FROM jobs WHERE id = ?1)
-                                  OR EXISTS (SELECT 1 FROM erasures WHERE id = ?1)",
+                                  OR EXISTS (SELECT 1 FROM erasures WHERE id = ?1)
+                                  OR EXISTS (SELECT 1 FROM deployments WHERE id = ?1)",
             [id],
             |row| get::<i64>(row, "known"),
         )?;

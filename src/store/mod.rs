@@ -6,11 +6,13 @@ mod answers;
 mod cell;
 mod collections;
 mod copy;
+mod deployments;
 mod documents;
 mod erasures;
 mod install;
 mod jobs;
 mod lineage;
+mod makers;
 mod models;
 mod objects;
 mod open;
@@ -35,12 +37,14 @@ pub use self::{
     },
     collections::Collection,
     copy::Pinned,
+    deployments::{Act, Deed, Deployment, DeploymentState},
     documents::{Document, DocumentState, NewDocument},
     erasures::{Erasure, ErasureState, Taken},
-    install::Install,
+    install::{Governance, Install},
     jobs::{Job, JobState},
     lineage::{Direction, Edge, Relation, Step},
-    models::{Deployment, Evaluation, Model, NewModel},
+    makers::Made,
+    models::{Evaluation, Model, NewModel},
     objects::{ObjectState, StoredObject},
     people::{ApiToken, NewToken, User},
     quarantine::{NewQuarantined, Quarantined},

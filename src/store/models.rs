@@ -1,12 +1,13 @@
-//! Models, their evaluations, and which of them stand for a name in service.
+//! Models and their evaluations.
 
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    KeyedHash, Rows, Writes,
+    KeyedHash, Made, Rows, Writes,
     cell::{Place, get},
+    makers,
 };
 use crate::base::{Id, Result};
 
@@ -25,6 +26,8 @@ pub struct Model {
     pub purpose: Value,
     /// Sizes, source, chat template: whatever describes it.
     pub details: Value,
+    /// Who made it and what it was made of.
+    pub makers: Vec<Made>,
 }
 
 /// A model to be recorded.
@@ -42,20 +45,13 @@ pub struct Evaluation {
     pub created_at_ms: u64,
 }
 
-/// A name under which a model is served.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deployment {
-    pub id: Id,
-    pub model: Id,
-    pub name: String,
-    pub created_at_ms: u64,
-}
-
 #[derive(Serialize, Deserialize)]
 struct Content {
     name: String,
     purpose: Value,
     details: Value,
+    #[serde(default)]
+    makers: Vec<Made>,
 }
 
 const TABLE: &str = "models";
@@ -103,19 +99,6 @@ impl Rows<'_> {
         })
     }
 
-    /// The active deployments, oldest first.
-    pub fn deployments(&self) -> Result<Vec<Deployment>> {
-        self.all("SELECT * FROM deployments WHERE state = 'active' ORDER BY id", [], |row| {
-            let id: Id = get(row, "id")?;
-            Ok(Deployment {
-                id,
-                model: get(row, "model")?,
-                name: self.content_of("deployments", &id.to_string(), row)?,
-                created_at_ms: get(row, "created_at_ms")?,
-            })
-        })
-    }
-
     fn model_row(&self, row: &rusqlite::Row<'_>) -> Result<Model> {
         let id: Id = get(row, "id")?;
         let content: Content = self.content_of(TABLE, &id.to_string(), row)?;
@@ -129,14 +112,15 @@ impl Rows<'_> {
             name: content.name,
             purpose: content.purpose,
             details: content.details,
+            makers: makers::stated(content.makers, id),
         })
     }
 }
 
 impl Writes<'_> {
     pub fn add_model(&self, new: &NewModel) -> Result<()> {
-        let content =
-            Content { name: new.name.clone(), purpose: new.purpose.clone(), details: new.details.clone() };
+        let NewModel { name, purpose, details, makers, .. } = new.clone();
+        let content = Content { name, purpose, details, makers };
         let sealed =
             self.seal_cell(&Place { table: TABLE, row: &new.id.to_string(), version: 1 }, &content)?;
         self.execute(
@@ -162,23 +146,6 @@ impl Writes<'_> {
             "INSERT INTO evaluations (id, model, snapshot, kind, metrics, created_at_ms)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             params![new.id, new.model, new.snapshot, new.kind, new.metrics.to_string(), new.created_at_ms],
-        )?;
-        Ok(())
-    }
-
-    /// Lets a model stand for a name; whatever stood there is retired.
-    pub fn add_deployment(&self, new: &Deployment) -> Result<()> {
-        let name_hash = self.keyed_hash("deployment name", new.name.as_bytes());
-        self.execute(
-            "UPDATE deployments SET state = 'retired' WHERE name_hash = ?1 AND state = 'active'",
-            [name_hash],
-        )?;
-        let place = Place { table: "deployments", row: &new.id.to_string(), version: 1 };
-        let sealed = self.seal_cell(&place, &new.name)?;
-        self.execute(
-            "INSERT INTO deployments (id, name_hash, model, state, created_at_ms, version, content)
-             VALUES (?1, ?2, ?3, 'active', ?4, 1, ?5)",
-            params![new.id, name_hash, new.model, new.created_at_ms, sealed],
         )?;
         Ok(())
     }

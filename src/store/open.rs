@@ -13,6 +13,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0002_erasures.sql"),
     include_str!("../../migrations/0003_token_scope.sql"),
     include_str!("../../migrations/0004_sessions.sql"),
+    include_str!("../../migrations/0005_deployments.sql"),
     include_str!("../../migrations/0007_carried_tokens.sql"),
 ];
 

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Rows, Writes,
+    Made, Rows, Writes,
     cell::{Place, get, named_column},
+    makers,
 };
 use crate::base::{Id, Result};
 
@@ -41,6 +42,8 @@ pub struct Run {
     pub purpose: Value,
     /// Everything the trainer needs to go on.
     pub config: Value,
+    /// Who began it, went on with it, and made what it learns with.
+    pub makers: Vec<Made>,
 }
 
 /// A run that is about to start.
@@ -53,6 +56,7 @@ pub struct NewRun<'a> {
     pub name: &'a str,
     pub purpose: &'a Value,
     pub config: &'a Value,
+    pub makers: &'a [Made],
 }
 
 #[derive(Serialize, Deserialize)]
@@ -60,6 +64,8 @@ struct Content {
     name: String,
     purpose: Value,
     config: Value,
+    #[serde(default)]
+    makers: Vec<Made>,
 }
 
 const TABLE: &str = "runs";
@@ -108,14 +114,19 @@ impl Rows<'_> {
             name: content.name,
             purpose: content.purpose,
             config: content.config,
+            makers: makers::stated(content.makers, id),
         })
     }
 }
 
 impl Writes<'_> {
     pub fn add_run(&self, new: &NewRun<'_>) -> Result<()> {
-        let content =
-            Content { name: new.name.to_owned(), purpose: new.purpose.clone(), config: new.config.clone() };
+        let content = Content {
+            name: new.name.to_owned(),
+            purpose: new.purpose.clone(),
+            config: new.config.clone(),
+            makers: new.makers.to_vec(),
+        };
         let sealed =
             self.seal_cell(&Place { table: TABLE, row: &new.id.to_string(), version: 1 }, &content)?;
         self.execute(
@@ -125,6 +136,17 @@ impl Writes<'_> {
             params![new.id, new.snapshot, new.tokenizer, new.started_at_ms, sealed],
         )?;
         Ok(())
+    }
+
+    /// Remembers who works on a run beside those who did.
+    pub fn add_run_maker(&self, run: Run, by: &str) -> Result<()> {
+        let made = Made { object: run.id, by: Some(by.to_owned()) };
+        if run.makers.contains(&made) {
+            return Ok(());
+        }
+        let Run { id, name, purpose, config, mut makers, .. } = run;
+        makers.push(made);
+        self.reseal(TABLE, id, &Content { name, purpose, config, makers })
     }
 
     /// Moves a run on; `ended_at_ms` of None means that it runs again.

@@ -40,6 +40,8 @@ pub struct TokenizerRow {
     /// On held-out text.
     pub bytes_per_token: Option<f64>,
     pub created_at_ms: u64,
+    /// None where it was made before this was kept.
+    pub made_by: Option<String>,
 }
 
 /// A sealed object of token extents.
@@ -51,7 +53,13 @@ pub struct Shard {
     pub created_at_ms: u64,
 }
 
+#[derive(Serialize, Deserialize)]
+struct TokenizerContent {
+    made_by: Option<String>,
+}
+
 const TABLE: &str = "snapshots";
+const TOKENIZERS: &str = "tokenizers";
 const COLUMNS: &str = "id, collection, merkle_root, documents, duplicates, train_bytes, held_out_bytes,
                        created_at_ms, version, content";
 
@@ -95,12 +103,12 @@ impl Rows<'_> {
     }
 
     pub fn tokenizer(&self, id: Id) -> Result<Option<TokenizerRow>> {
-        self.one("SELECT * FROM tokenizers WHERE id = ?1", [id], tokenizer_row)
+        self.one("SELECT * FROM tokenizers WHERE id = ?1", [id], |row| self.tokenizer_row(row))
     }
 
     /// Oldest first.
     pub fn tokenizers(&self) -> Result<Vec<TokenizerRow>> {
-        self.all("SELECT * FROM tokenizers ORDER BY id", [], tokenizer_row)
+        self.all("SELECT * FROM tokenizers ORDER BY id", [], |row| self.tokenizer_row(row))
     }
 
     /// The shards of a snapshot under a tokenizer, oldest first.
@@ -113,6 +121,23 @@ impl Rows<'_> {
                 Ok(Shard { id: get(row, "id")?, snapshot, tokenizer, created_at_ms })
             },
         )
+    }
+
+    fn tokenizer_row(&self, row: &rusqlite::Row<'_>) -> Result<TokenizerRow> {
+        let id: Id = get(row, "id")?;
+        let made_by = match get::<u32>(row, "version")? {
+            // From before this was kept.
+            0 => None,
+            _ => self.content_of::<TokenizerContent>(TOKENIZERS, &id.to_string(), row)?.made_by,
+        };
+        Ok(TokenizerRow {
+            id,
+            snapshot: get(row, "snapshot")?,
+            vocab_size: get(row, "vocab_size")?,
+            bytes_per_token: get(row, "bytes_per_token")?,
+            created_at_ms: get(row, "created_at_ms")?,
+            made_by,
+        })
     }
 
     fn snapshot_row(&self, row: &rusqlite::Row<'_>) -> Result<Snapshot> {
@@ -161,10 +186,12 @@ impl Writes<'_> {
     }
 
     pub fn add_tokenizer(&self, new: &TokenizerRow) -> Result<()> {
+        let place = Place { table: TOKENIZERS, row: &new.id.to_string(), version: 1 };
+        let sealed = self.seal_cell(&place, &TokenizerContent { made_by: new.made_by.clone() })?;
         self.execute(
-            "INSERT INTO tokenizers (id, snapshot, vocab_size, bytes_per_token, created_at_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![new.id, new.snapshot, new.vocab_size, new.bytes_per_token, new.created_at_ms],
+            "INSERT INTO tokenizers (id, snapshot, vocab_size, bytes_per_token, created_at_ms, version, content)
+             VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6)",
+            params![new.id, new.snapshot, new.vocab_size, new.bytes_per_token, new.created_at_ms, sealed],
         )?;
         Ok(())
     }
@@ -176,14 +203,4 @@ impl Writes<'_> {
         )?;
         Ok(())
     }
-}
-
-fn tokenizer_row(row: &rusqlite::Row<'_>) -> Result<TokenizerRow> {
-    Ok(TokenizerRow {
-        id: get(row, "id")?,
-        snapshot: get(row, "snapshot")?,
-        vocab_size: get(row, "vocab_size")?,
-        bytes_per_token: get(row, "bytes_per_token")?,
-        created_at_ms: get(row, "created_at_ms")?,
-    })
 }

@@ -79,6 +79,19 @@ fn id(kind: IdKind) -> Id {
     new_id(kind).unwrap()
 }
 
+fn deployment(model: Id, name: &str) -> Deployment {
+    let reason = Some(name.to_owned());
+    Deployment {
+        id: id(IdKind::Deployment),
+        model,
+        name: name.to_owned(),
+        state: DeploymentState::Proposed,
+        created_at_ms: 4,
+        before: None,
+        acts: vec![Act { deed: Deed::Proposed, by: "local:0".to_owned(), at_ms: 4, reason }],
+    }
+}
+
 fn raw(path: &Path) -> rusqlite::Connection {
     rusqlite::Connection::open(path).unwrap()
 }
@@ -156,13 +169,9 @@ fn no_planted_word_lies_in_the_files() {
                 name: planted.to_owned(),
                 purpose: json!({"for": planted}),
                 details: json!({}),
+                makers: Vec::new(),
             })?;
-            rows.add_deployment(&Deployment {
-                id: id(IdKind::Deployment),
-                model,
-                name: planted.to_owned(),
-                created_at_ms: 4,
-            })?;
+            rows.add_deployment(&deployment(model, planted))?;
             rows.add_user(&User {
                 id: id(IdKind::User),
                 name: planted.to_owned(),
@@ -308,6 +317,59 @@ fn another_key_or_installation_does_not_open_it() {
         ErrorKind::Integrity
     );
     assert!(!nowhere.exists(), "asking makes nothing");
+}
+
+#[test]
+fn one_deployment_of_a_name_is_active_and_the_row_of_the_installation_says_which_names_wait_for_approval() {
+    let bench = Bench::new();
+    let model = Model {
+        id: id(IdKind::Model),
+        run: None,
+        tokenizer: None,
+        parameters: 5,
+        bits_per_byte: None,
+        created_at_ms: 3,
+        name: "letters".to_owned(),
+        purpose: json!({}),
+        details: json!({}),
+        makers: Vec::new(),
+    };
+    let [mut one, mut two] = [(); 2].map(|()| deployment(model.id, "letters"));
+    let act = |deed| Act { deed, by: "local:0".to_owned(), at_ms: 5, reason: None };
+    let active = |rows: &Writes<'_>, row: &mut Deployment| {
+        rows.move_deployment(row, DeploymentState::Active, act(Deed::Approved))
+    };
+    bench
+        .store
+        .write(|rows| {
+            rows.add_model(&model)?;
+            rows.add_deployment(&one)?;
+            rows.add_deployment(&two)?;
+            active(rows, &mut one)
+        })
+        .unwrap();
+    assert!(bench.store.write(|rows| active(rows, &mut two.clone())).is_err(), "two of one name");
+    bench
+        .store
+        .write(|rows| {
+            rows.move_deployment(&mut one, DeploymentState::Retired, act(Deed::Superseded))?;
+            active(rows, &mut two)
+        })
+        .unwrap();
+    let mut kept = bench.store.read(|rows| rows.deployments_of("letters")).unwrap();
+    kept.sort_by_key(|row| row.id != one.id);
+    assert_eq!(kept, [one, two]);
+    assert!(bench.store.read(|rows| rows.deployments_of("other")).unwrap().is_empty());
+    let unknown = vec![Made { object: model.id, by: None }];
+    assert_eq!(bench.store.read(|rows| rows.model(model.id)).unwrap().unwrap().makers, unknown);
+
+    assert_eq!(bench.store.read(|rows| rows.governance()).unwrap(), Governance::default());
+    let governance = Governance { approved_only: true, names: ["letters".to_owned()].into() };
+    bench.store.write(|rows| rows.set_governance(&governance)).unwrap();
+    let reopened = Store::open(&bench.path(), bench.install, std::slice::from_ref(&bench.key)).unwrap();
+    assert_eq!(reopened.read(|rows| rows.governance()).unwrap(), governance);
+    raw(&bench.path()).execute("UPDATE install SET version = version + 1", []).unwrap();
+    assert_eq!(reopened.read(|rows| rows.governance()).unwrap_err().kind(), ErrorKind::Integrity);
 }
 
 #[test]
@@ -521,6 +583,7 @@ fn feedback_needs_its_answer_and_rows_need_their_parents() {
         name: "m",
         purpose: &json!({}),
         config: &json!({}),
+        makers: &[],
     };
     assert!(bench.store.write(|rows| rows.add_run(&run)).is_err(), "foreign keys hold");
 }

@@ -361,6 +361,7 @@ fn trained_with(warden: &Warden, documents: &[Id], tokenizer: Id, made: Option<I
                     vocab_size: 300,
                     bytes_per_token: None,
                     created_at_ms: 3,
+                    made_by: None,
                 })?;
                 rows.add_edge(edge(snapshot, id, Relation::TrainedTokenizer), 3)?;
             }
@@ -373,6 +374,7 @@ fn trained_with(warden: &Warden, documents: &[Id], tokenizer: Id, made: Option<I
                 name: "letter writer",
                 purpose: &json!({}),
                 config: &config,
+                makers: &[],
             })?;
             rows.set_run_state(run, crate::store::RunState::Interrupted, Some(4))?;
             rows.add_model(&Model {
@@ -385,6 +387,7 @@ fn trained_with(warden: &Warden, documents: &[Id], tokenizer: Id, made: Option<I
                 name: "letter writer".into(),
                 purpose: json!({}),
                 details: json!({}),
+                makers: Vec::new(),
             })?;
             for (parent, child, relation) in [
                 (snapshot, shard, Relation::Tokenized),

@@ -49,6 +49,8 @@ impl Jobs {
 pub(super) struct Job<'a> {
     pub id: Id,
     pub warden: &'a Warden,
+    /// Who asked for it.
+    pub actor: &'a Actor,
     pub monitor: &'a dyn Monitor,
 }
 
@@ -81,7 +83,7 @@ pub(super) fn run<T>(
     let watched = Watched { monitor, cancelled: &cancelled };
     let outcome = take_turn(warden, &watched).and_then(|_turn| {
         warden.store.write(|rows| rows.start_job(id, warden.now_ms()))?;
-        body(&Job { id, warden, monitor: &watched })
+        body(&Job { id, warden, actor, monitor: &watched })
     });
     lock(&warden.jobs.running).remove(&id);
     let ended = end(warden, id, outcome.as_ref().err(), cancelled.load(Ordering::Relaxed))

@@ -39,6 +39,7 @@ const FOREVER: Reach =
 const PASSWORD: Reach = Reach::Machine("a password is part of no message");
 const UNRECORDED: Reach =
     Reach::Machine("nobody keeps what was answered; /v1/completions and /v1/chat/completions do");
+const ALONE: Reach = Reach::Machine("only whoever holds the machine may do without a second person");
 const UNSEALED_THERE: Reach = Reach::Machine("whoever seals it must be able to unseal it");
 
 use Reach::{Anywhere, InLines};
@@ -100,6 +101,14 @@ kinds! {
     TokenRevoke "token_revoke" TokenManage Anywhere;
     FeedbackLs "feedback_ls" FeedbackList Anywhere;
     FeedbackReview "feedback_review" FeedbackReview Anywhere;
+    DeployPropose "deploy_propose" DeployPropose Anywhere;
+    DeployApprove "deploy_approve" DeployApprove Anywhere;
+    DeployApproveAlone "deploy_approve_alone" DeployApproveAlone ALONE;
+    DeployReject "deploy_reject" DeployReject Anywhere;
+    DeployRollback "deploy_rollback" DeployRollback Anywhere;
+    DeployRetire "deploy_retire" DeployRetire Anywhere;
+    DeployLs "deploy_ls" DeployList Anywhere;
+    DeployPolicy "deploy_policy" DeployPolicy Anywhere;
     JobLs "job_ls" JobList Anywhere;
     JobShow "job_show" JobList Anywhere;
     JobCancel "job_cancel" JobCancel Anywhere;
@@ -141,6 +150,7 @@ mod tests {
             "backup_forget",
             "seal",
             "user_password",
+            "deploy_approve_alone",
         ];
         assert_eq!(far, expected);
     }

@@ -86,6 +86,15 @@ words! {
         TokenList = "token.ls",
         FeedbackList = "feedback.ls",
         FeedbackReview = "feedback.review",
+        DeployPropose = "deploy.propose",
+        DeployApprove = "deploy.approve",
+        /// At the machine alone: the approval of one person without a second.
+        DeployApproveAlone = "deploy.approve_alone",
+        DeployReject = "deploy.reject",
+        DeployRollback = "deploy.rollback",
+        DeployRetire = "deploy.retire",
+        DeployList = "deploy.ls",
+        DeployPolicy = "deploy.policy",
         JobList = "job.ls",
         JobCancel = "job.cancel",
         /// Over the API: a chat or a completion.
@@ -138,6 +147,14 @@ const GRANTS: &[(Action, &[Role])] = &[
     (Action::TokenList, &[SecurityOfficer, Auditor]),
     (Action::FeedbackList, &[Validator, Auditor]),
     (Action::FeedbackReview, &[Validator]),
+    (Action::DeployPropose, &[ModelBuilder]),
+    (Action::DeployApprove, &[Validator]),
+    (Action::DeployApproveAlone, &[]),
+    (Action::DeployReject, &[Validator]),
+    (Action::DeployRollback, &[Operator]),
+    (Action::DeployRetire, &[Operator]),
+    (Action::DeployList, &[ModelBuilder, Validator, Operator, Auditor]),
+    (Action::DeployPolicy, &[SecurityOfficer]),
     (Action::JobList, &[DataSteward, ModelBuilder, Validator, Operator, Auditor]),
     (Action::JobCancel, &[Operator]),
     (Action::AnswerAsk, &[ModelBuilder, Validator, User, Service]),
@@ -214,6 +231,14 @@ impl Actor {
         Self::Local { uid: rustix::process::geteuid().as_raw() }
     }
 
+    /// Who it is, as far as duties are kept apart: the user, a token of no user, or the account at the machine.
+    pub fn person(&self) -> String {
+        match self {
+            Self::Remote(Caller { user: Some(user), .. }) => user.to_string(),
+            _ => self.to_string(),
+        }
+    }
+
     /// # Errors
     /// `Denied`, naming the roles that may, or why nobody does over a network.
     pub fn may_ask(&self, kind: &Kind) -> Result<()> {
@@ -237,6 +262,10 @@ impl Actor {
         }
         let may: Vec<&str> =
             Role::ALL.iter().filter(|role| role.may(action)).map(|role| role.as_str()).collect();
+        if may.is_empty() {
+            return Err(Error::denied(format!("no token may do {action}"))
+                .remedy("it is done at the machine, by who can open the data directory"));
+        }
         Err(Error::denied(format!("role {} may not do {action}", caller.role))
             .remedy(format!("it takes one of the roles {}", may.join(", "))))
     }
@@ -264,10 +293,12 @@ mod tests {
 
     #[test]
     fn every_action_stands_in_the_matrix_once_and_somebody_may_do_it() {
+        // At the machine, where no role is asked for.
+        let at_the_machine_alone = [Action::DeployApproveAlone];
         for &action in Action::ALL {
             let rows: Vec<_> = GRANTS.iter().filter(|(granted, _)| *granted == action).collect();
             assert_eq!(rows.len(), 1, "{action}");
-            assert!(!rows[0].1.is_empty(), "{action}");
+            assert_eq!(rows[0].1.is_empty(), at_the_machine_alone.contains(&action), "{action}");
         }
     }
 
@@ -280,7 +311,8 @@ mod tests {
         let written = |action: Action| {
             let named = rows.iter().filter(|row| row[0] == format!("`{action}`"));
             let [row] = named.collect::<Vec<_>>()[..] else { panic!("{action} is not written once") };
-            row[1].split(", ").map(|role| Role::parse(role).expect("a role")).collect::<Vec<_>>()
+            let roles = row[1].split(", ").filter(|role| !role.is_empty());
+            roles.map(|role| Role::parse(role).expect("a role")).collect::<Vec<_>>()
         };
         for &action in Action::ALL {
             let written = written(action);
@@ -313,6 +345,12 @@ mod tests {
             assert!(!User.may(action) && !Service.may(action));
         }
         assert!(!SecurityOfficer.may(Action::DataList), "an officer sees no document names");
+        for &role in Role::ALL {
+            let proposes = [Action::DeployPropose, Action::ModelPretrain, Action::ModelImport];
+            let makes = proposes.into_iter().any(|action| role.may(action));
+            assert!(!(makes && role.may(Action::DeployApprove)), "{role} makes or proposes, and approves");
+            assert!(!role.may(Action::DeployApproveAlone), "{role} approves alone from afar");
+        }
     }
 
     #[test]

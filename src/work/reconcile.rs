@@ -66,7 +66,8 @@ fn refuse_an_older_database(warden: &Warden) -> Result<()> {
 }
 
 /// Kinds whose rows stay for ever.
-const MADE_WITH_ROWS: [IdKind; 4] = [IdKind::Job, IdKind::Tokenizer, IdKind::Model, IdKind::Erasure];
+const MADE_WITH_ROWS: [IdKind; 5] =
+    [IdKind::Job, IdKind::Tokenizer, IdKind::Model, IdKind::Erasure, IdKind::Deployment];
 
 /// A checkpoint is kept as long as a fact of its run names it.
 fn drop_stray_checkpoints(warden: &Warden) -> Result<()> {

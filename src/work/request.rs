@@ -10,6 +10,7 @@ use super::{fingerprint::Fingerprint, policy::Action, scope::Scope};
 use crate::{
     base::{Error, Id},
     improve::Reached,
+    store::Governance,
     text::Message,
     train::RunConfig,
 };
@@ -107,6 +108,25 @@ pub enum Request {
     FeedbackLs { state: Option<String> },
     /// -> [`FeedbackRow`]
     FeedbackReview { feedback: Id, accept: bool },
+    /// -> [`DeploymentRow`]; the name is the model's own where none is given
+    DeployPropose { model: String, name: Option<String>, reason: String },
+    /// -> [`DeploymentRow`]; an error of kind `Denied` to whoever proposed it or had a part in its making
+    DeployApprove { deployment: Id, reason: Option<String> },
+    /// -> [`DeploymentRow`]; at the machine alone
+    DeployApproveAlone { deployment: Id, reason: String },
+    /// -> [`DeploymentRow`]
+    DeployReject { deployment: Id, reason: String },
+    /// -> [`DeploymentRow`]: what is active then
+    DeployRollback { name: String, reason: String },
+    /// -> [`DeploymentRow`]: what was active
+    DeployRetire { name: String, reason: String },
+    /// -> [`Deployments`]: what is proposed and active, or all
+    DeployLs {
+        #[serde(default)]
+        all: bool,
+    },
+    /// -> [`DeployPolicy`]
+    DeployPolicy { policy: DeployPolicy },
     /// -> `Vec<JobRow>`
     JobLs,
     /// -> [`JobRow`]
@@ -130,6 +150,9 @@ impl Request {
             Self::ModelResume { run } => *run,
             Self::TokenRevoke { token } => Some(*token),
             Self::FeedbackReview { feedback, .. } => Some(*feedback),
+            Self::DeployApprove { deployment, .. }
+            | Self::DeployApproveAlone { deployment, .. }
+            | Self::DeployReject { deployment, .. } => Some(*deployment),
             Self::JobShow { job } | Self::JobCancel { job } => Some(*job),
             _ => None,
         }
@@ -217,6 +240,7 @@ pub struct Bound {
     pub certificate_pem: PathBuf,
     /// Names of the models that are served.
     pub models: Vec<String>,
+    pub policy: DeployPolicy,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -584,6 +608,67 @@ pub struct FeedbackRow {
     pub comment: Option<String>,
     pub state: String,
     pub created_at_ms: u64,
+}
+
+/// What a name serves that nothing was ever proposed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeployPolicy {
+    /// Its newest model.
+    #[serde(rename = "newest")]
+    Newest,
+    /// Nothing.
+    #[serde(rename = "approved-only")]
+    ApprovedOnly,
+}
+
+impl From<Governance> for DeployPolicy {
+    fn from(governance: Governance) -> Self {
+        if governance.approved_only { Self::ApprovedOnly } else { Self::Newest }
+    }
+}
+
+impl DeployPolicy {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Newest => "newest",
+            Self::ApprovedOnly => "approved-only",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Deployments {
+    pub policy: DeployPolicy,
+    /// Oldest first.
+    pub deployments: Vec<DeploymentRow>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeploymentRow {
+    pub id: Id,
+    pub name: String,
+    pub model: Id,
+    /// proposed, active, retired or rejected
+    pub state: String,
+    /// approved, approved alone or inherited; None where it never was any of them
+    pub basis: Option<String>,
+    /// What the model is or was made of and nobody knows the maker of: it is older than the record of that.
+    pub unknown_makers: Vec<Id>,
+    /// Documents that the model was trained on and that were erased since.
+    pub erased: u64,
+    /// Oldest first.
+    pub acts: Vec<ActRow>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ActRow {
+    pub deed: String,
+    /// A user, a token of no user, or `local:UID`.
+    pub by: String,
+    /// The user's.
+    pub name: Option<String>,
+    pub at_ms: u64,
+    pub reason: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

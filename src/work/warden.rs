@@ -4,7 +4,10 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, RwLock, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -25,7 +28,7 @@ use crate::{
     base::{Error, ErrorKind, Id, Monitor, Result, hex},
     device::Choice,
     seal::{self, Key, Secret, Signer},
-    store::{Model, Rows, Store},
+    store::Store,
     vault::{Depot, Purpose, Vault},
 };
 
@@ -52,43 +55,12 @@ pub struct Warden {
     signer: Signer,
     /// What opening it found out of order.
     pub(super) notices: Vec<String>,
+    /// Moves whenever what is served by approval does.
+    pub(super) deployment_changes: AtomicU64,
     /// Set by a request to seal.
     pub(super) sealing: AtomicBool,
     /// Let go of last.
     pub(super) lock: Arc<Lock>,
-}
-
-/// A model that can be asked over the API.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ServedModel {
-    pub name: String,
-    pub model: Id,
-    pub tokenizer: Id,
-    pub run: Option<Id>,
-    pub snapshot: Option<Id>,
-    /// Merkle root of the snapshot, in hexadecimal.
-    pub dataset_root: Option<String>,
-    pub created_ms: u64,
-    pub chat_template: Option<String>,
-}
-
-impl ServedModel {
-    /// None where it has no tokenizer to read a question with.
-    fn new(rows: &Rows<'_>, name: String, model: Model) -> Result<Option<Self>> {
-        let Some(tokenizer) = model.tokenizer else { return Ok(None) };
-        let run = model.run.map(|run| rows.run(run)).transpose()?.flatten();
-        let snapshot = run.map(|run| rows.snapshot(run.snapshot)).transpose()?.flatten();
-        Ok(Some(Self {
-            name,
-            model: model.id,
-            tokenizer,
-            run: model.run,
-            snapshot: snapshot.as_ref().map(|snapshot| snapshot.id),
-            dataset_root: snapshot.map(|snapshot| hex(&snapshot.merkle_root)),
-            created_ms: model.created_at_ms,
-            chat_template: model.details["chat_template"].as_str().map(str::to_owned),
-        }))
-    }
 }
 
 impl Warden {
@@ -131,6 +103,7 @@ impl Warden {
             log,
             jobs: Jobs::default(),
             notices: Vec::new(),
+            deployment_changes: AtomicU64::new(0),
             sealing: AtomicBool::new(false),
             lock,
         };
@@ -276,23 +249,6 @@ impl Warden {
     /// What opening the data directory found out of order or unwise.
     pub fn notices(&self) -> impl Iterator<Item = &str> {
         self.store.warnings().iter().chain(&self.notices).map(String::as_str)
-    }
-
-    /// What can be asked: the newest model of each name, and whatever is deployed under a name.
-    pub fn served_models(&self) -> Result<Vec<ServedModel>> {
-        self.store.read(|rows| {
-            let mut served = BTreeMap::new();
-            for model in rows.models()? {
-                served.insert(model.name.clone(), model);
-            }
-            for deployment in rows.deployments()? {
-                if let Some(model) = rows.model(deployment.model)? {
-                    served.insert(deployment.name, model);
-                }
-            }
-            let served = served.into_iter().map(|(name, model)| ServedModel::new(rows, name, model));
-            served.filter_map(Result::transpose).collect()
-        })
     }
 
     pub(super) fn now_ms(&self) -> u64 {

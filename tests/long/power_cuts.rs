@@ -71,3 +71,15 @@ fn two_hundred_times_while_it_is_restored() {
 fn two_hundred_times_while_it_trains() {
     cut(&scenarios::PRETRAIN);
 }
+
+#[test]
+#[ignore = "long: 200 power cuts"]
+fn two_hundred_times_while_a_model_is_proposed() {
+    cut(&scenarios::PROPOSE);
+}
+
+#[test]
+#[ignore = "long: 200 power cuts"]
+fn two_hundred_times_while_a_model_is_approved() {
+    cut(&scenarios::DEPLOY);
+}

@@ -111,6 +111,16 @@ fn a_model_that_is_trained() {
     cut_again_and_again(&scenarios::PRETRAIN, CUTS, 1);
 }
 
+#[test]
+fn a_model_that_is_proposed() {
+    cut_again_and_again(&scenarios::PROPOSE, CUTS, 1);
+}
+
+#[test]
+fn a_model_that_is_approved() {
+    cut_again_and_again(&scenarios::DEPLOY, CUTS, 1);
+}
+
 /// With the root file an installation exists: it must never be found without its content.
 #[test]
 fn the_root_file_is_durable_before_it_has_its_name() {

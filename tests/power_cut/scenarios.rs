@@ -172,22 +172,8 @@ pub const RESTORE: Scenario = Scenario {
 
 pub const PRETRAIN: Scenario = Scenario {
     name: "model pretrain",
-    prepare: |site| {
-        init(site);
-        for name in ["a", "b", "c", "d", "e", "f"] {
-            write(site, name, &format!("{name}: the miller counts sacks and the heron waits until dusk. "));
-        }
-        site.run(&["data", "ingest", "in", "--collection", "mill"]).done();
-        site.file(
-            "run.toml",
-            "layers = 1\ndim = 16\nheads = 1\nkv_heads = 1\nffn = 32\ncontext = 32\nmicro_batch = 2\n\
-             batch_tokens = 64\nsteps = 6\ncheckpoint_minutes = 1e-6\nlearning_rate = 1e-3\n\
-             [purpose]\nfor_whom = \"tests\"\nfor_what = \"tests\"\nnot_for_what = \"anything else\"\n",
-        );
-    },
-    command: |_| {
-        words("--threads 1 model pretrain --data mill --vocab-size 264 --config run.toml --name tiny --json")
-    },
+    prepare: with_a_run_file,
+    command: |_| pretrain(),
     check: |site, reported| {
         let models = site.json_lines(&["model", "ls"]);
         if !reported.is_empty() {
@@ -202,6 +188,79 @@ pub const PRETRAIN: Scenario = Scenario {
     },
     repeats: true,
 };
+
+/// A model that was approved, and the next version that is proposed.
+pub const DEPLOY: Scenario = Scenario {
+    name: "deploy approve",
+    prepare: |site| {
+        with_a_run_file(site);
+        for version in ["first", "second"] {
+            site.run(&pretrain().iter().map(String::as_str).collect::<Vec<_>>()).done();
+            let proposed = site.json(&["deploy", "propose", "tiny", "--reason", version]);
+            let id = proposed["id"].as_str().expect("an id");
+            if version == "first" {
+                site.run(&["deploy", "approve", id, "--alone", "nobody else"]).done();
+            }
+            site.file("proposed", id);
+        }
+    },
+    command: |site| {
+        let proposed = std::fs::read_to_string(site.at("proposed")).expect("prepared");
+        [words("deploy approve --json --alone alone"), vec![proposed]].concat()
+    },
+    check: |site, reported| {
+        let proposed = std::fs::read_to_string(site.at("proposed")).expect("prepared");
+        let listed = site.json(&["deploy", "ls", "--all"]);
+        let rows = listed["deployments"].as_array().expect("rows");
+        let active: Vec<&Value> = rows.iter().filter(|row| row["state"] == "active").collect();
+        assert_eq!(active.len(), 1, "{listed}");
+        let approved = active[0]["id"] == proposed.as_str();
+        assert!(approved || document(reported).is_none(), "{listed} after {reported}");
+        let row = rows.iter().find(|row| row["id"] == proposed.as_str()).expect("what was proposed");
+        assert_eq!(row["state"], if approved { "active" } else { "proposed" });
+    },
+    repeats: false,
+};
+
+pub const PROPOSE: Scenario = Scenario {
+    name: "deploy propose",
+    prepare: |site| {
+        with_a_run_file(site);
+        site.run(&pretrain().iter().map(String::as_str).collect::<Vec<_>>()).done();
+    },
+    // Each time for another name: the same twice is refused.
+    command: |site| {
+        let rows = site.json(&["deploy", "ls", "--all"])["deployments"].as_array().map_or(0, Vec::len);
+        [words("deploy propose tiny --reason better --json --as"), vec![format!("name-{rows}")]].concat()
+    },
+    check: |site, reported| {
+        let listed = site.json(&["deploy", "ls", "--all"]);
+        if let Some(proposed) = document(reported) {
+            assert!(listed.to_string().contains(proposed["id"].as_str().expect("an id")), "{listed}");
+        }
+    },
+    repeats: true,
+};
+
+/// Documents, and a file for a run of a second.
+pub fn with_a_run_file(site: &Site) {
+    init(site);
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        write(site, name, &format!("{name}: the miller counts sacks and the heron waits until dusk. "));
+    }
+    site.run(&["data", "ingest", "in", "--collection", "mill"]).done();
+    site.file(
+        "run.toml",
+        "layers = 1\ndim = 16\nheads = 1\nkv_heads = 1\nffn = 32\ncontext = 32\nmicro_batch = 2\n\
+         batch_tokens = 64\nsteps = 6\ncheckpoint_minutes = 1e-6\nlearning_rate = 1e-3\n\
+         [purpose]\nfor_whom = \"tests\"\nfor_what = \"tests\"\nnot_for_what = \"anything else\"\n",
+    );
+}
+
+/// A run by that file, whose model is called `tiny`.
+pub fn pretrain() -> Vec<String> {
+    words("--threads 1 model pretrain --data mill --vocab-size 264 --config run.toml --name tiny --json")
+}
 
 fn words(command: &str) -> Vec<String> {
     command.split(' ').map(str::to_owned).collect()

@@ -3,6 +3,7 @@
 
 mod backups;
 mod data;
+mod deployments;
 mod erase;
 mod keys;
 mod models;
@@ -21,6 +22,7 @@ use super::{policy::Actor, request::Request, warden::Warden};
 use crate::{
     base::{Context, Id, Monitor, Result},
     seal::Secret,
+    store::Deed,
 };
 
 /// The answer, and what the audit log says of it.
@@ -118,6 +120,22 @@ pub(super) fn perform(
         Request::FeedbackReview { feedback, accept } => {
             records::review_feedback(warden, actor, *feedback, *accept)
         }
+        Request::DeployPropose { model, name, reason } => {
+            deployments::propose(warden, actor, model, name.as_deref(), reason)
+        }
+        Request::DeployApprove { deployment, reason } => {
+            deployments::approve(warden, actor, *deployment, Deed::Approved, reason.as_deref())
+        }
+        Request::DeployApproveAlone { deployment, reason } => {
+            deployments::approve(warden, actor, *deployment, Deed::ApprovedAlone, Some(reason))
+        }
+        Request::DeployReject { deployment, reason } => {
+            deployments::reject(warden, actor, *deployment, reason)
+        }
+        Request::DeployRollback { name, reason } => deployments::roll_back(warden, actor, name, reason),
+        Request::DeployRetire { name, reason } => deployments::retire(warden, actor, name, reason),
+        Request::DeployLs { all } => deployments::list(warden, *all),
+        Request::DeployPolicy { policy } => deployments::set_policy(warden, *policy),
         Request::JobLs => records::jobs(warden),
         Request::JobShow { job } => records::job(warden, *job),
         Request::JobCancel { job } => records::cancel_job(warden, *job),

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Performed, runs};
 use crate::{
     base::{Error, Id, IdKind, Monitor, Result, hex},
-    store::{DocumentState, Edge, Model, Relation, Rows, TokenizerRow},
+    store::{DocumentState, Edge, Made, Model, Relation, Rows, TokenizerRow},
     work::{
         host::Leave,
         import::{ImportOutcome, ImportSpec},
@@ -50,9 +50,8 @@ pub(super) fn find(rows: &Rows<'_>, named: &str) -> Result<Model> {
 }
 
 pub(super) fn model_row(rows: &Rows<'_>, model: Model) -> Result<ModelRow> {
-    let run = model.run.map(|run| rows.run(run)).transpose()?.flatten();
-    let erased = run.map(|run| rows.erased_members(run.snapshot)).transpose()?.unwrap_or_default();
     Ok(ModelRow {
+        erased: erased(rows, model.run)?,
         id: model.id,
         name: model.name,
         run: model.run,
@@ -61,8 +60,14 @@ pub(super) fn model_row(rows: &Rows<'_>, model: Model) -> Result<ModelRow> {
         evaluation: runs::held_out(rows, model.id)?,
         purpose: serde_json::from_value(model.purpose).ok(),
         created_at_ms: model.created_at_ms,
-        erased: erased.len() as u64,
     })
+}
+
+/// How many documents that a run learned from were erased since.
+pub(super) fn erased(rows: &Rows<'_>, run: Option<Id>) -> Result<u64> {
+    let run = run.map(|run| rows.run(run)).transpose()?.flatten();
+    let erased = run.map(|run| rows.erased_members(run.snapshot)).transpose()?.unwrap_or_default();
+    Ok(erased.len() as u64)
 }
 
 /// What an identifier is called, for people who look at a tree of them.
@@ -80,6 +85,10 @@ pub(super) fn label(rows: &Rows<'_>, id: Id) -> Result<Option<String>> {
             rows.run(id)?.map(|run| format!("{}, {} steps, {}", run.name, run.steps_done, run.state))
         }
         IdKind::Model => rows.model(id)?.map(|model| model.name),
+        IdKind::Deployment => rows.deployment(id)?.map(|deployment| {
+            let by = deployment.basis().map(|basis| format!(", {basis}")).unwrap_or_default();
+            format!("{}, {}{by}", deployment.name, deployment.state)
+        }),
         _ => None,
     })
 }
@@ -97,7 +106,7 @@ pub(super) fn import(
         let leave = Leave { create: &[IdKind::Model, IdKind::Tokenizer], ..Leave::default() };
         let spec = ImportSpec { directory: directory.to_owned() };
         let outcome: ImportOutcome = job.stage(Task::Import(spec), leave)?;
-        let now = warden.now_ms();
+        let (now, by) = (warden.now_ms(), actor.person());
         let row = warden.store.write(|rows| {
             rows.keep_object(outcome.tokenizer)?;
             rows.add_tokenizer(&TokenizerRow {
@@ -106,6 +115,7 @@ pub(super) fn import(
                 vocab_size: outcome.vocab_size,
                 bytes_per_token: None,
                 created_at_ms: now,
+                made_by: Some(by.clone()),
             })?;
             rows.keep_object(outcome.model)?;
             let model = Model {
@@ -122,6 +132,10 @@ pub(super) fn import(
                     "config": outcome.config,
                     "chat_template": outcome.chat_template,
                 }),
+                makers: vec![
+                    Made { object: outcome.model, by: Some(by.clone()) },
+                    Made { object: outcome.tokenizer, by: Some(by) },
+                ],
             };
             rows.add_model(&model)?;
             let edge = Edge { parent: outcome.tokenizer, child: outcome.model, relation: Relation::UsedBy };

@@ -191,6 +191,7 @@ pub(super) fn train_tokenizer(job: &Job<'_>, snapshot: Id, vocab_size: Option<u3
         vocab_size: outcome.vocab_size as u64,
         bytes_per_token: Some(outcome.held_out.bytes_per_token()),
         created_at_ms: now,
+        made_by: Some(job.actor.person()),
     };
     warden.store.write(|rows| {
         rows.keep_object(row.id)?;

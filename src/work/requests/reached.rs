@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use crate::{
     base::{Context, Error, Id, IdKind, Result},
     improve::Reached,
-    store::{Rows, Run, Snapshot},
+    store::{Deployment, DeploymentState, Rows, Run, Snapshot},
     train::{RunConfig, pretrain::Checkpoints},
     work::host::ids_in,
 };
 
-/// Every snapshot, tokenizer, set of tokens, run, checkpoint and model that any of `erased` went into, in this order.
+/// Every snapshot, tokenizer, set of tokens, run, checkpoint, model and active deployment that any of `erased` went into, in
+/// this order.
 pub(in crate::work) fn by(rows: &Rows<'_>, erased: &[Id]) -> Result<Vec<Reached>> {
     let all = rows.made_of(erased, |_| false)?;
     let direct = rows.made_of(erased, |made| made.kind() == IdKind::Tokenizer)?;
@@ -19,6 +20,11 @@ pub(in crate::work) fn by(rows: &Rows<'_>, erased: &[Id]) -> Result<Vec<Reached>
     for &id in &all {
         // Numbers about a model, and answers of one: nothing is made of them.
         if [IdKind::Evaluation, IdKind::Answer, IdKind::Feedback].contains(&id.kind()) {
+            continue;
+        }
+        // What was only proposed, or stands no longer, repeats nothing to anybody.
+        let stands = |deployment: &Deployment| deployment.state == DeploymentState::Active;
+        if id.kind() == IdKind::Deployment && !rows.deployment(id)?.is_some_and(|found| stands(&found)) {
             continue;
         }
         let because = because(id.kind(), direct.contains(&id));
@@ -43,6 +49,7 @@ fn because(kind: IdKind, is_direct: bool) -> &'static str {
         IdKind::Snapshot => "holds them",
         IdKind::Shard if is_direct => "holds their tokens, sealed under their keys",
         IdKind::Tokenizer => "was trained on them",
+        IdKind::Deployment => "serves a model that they went into; `cloister deploy retire` ends that",
         _ if is_direct => "was trained on them",
         _ => "uses a tokenizer that was trained on them",
     }

@@ -15,7 +15,7 @@ use crate::{
     base::{Context, Error, ErrorKind, Id, IdKind, Monitor, Result},
     evaluate::{EvaluateOutcome, EvaluateSpec},
     seal::new_id,
-    store::{self, Edge, NewRun, Relation, Rows, Run, RunState},
+    store::{self, Edge, Made, NewRun, Relation, Rows, Run, RunState},
     train::{
         RunConfig,
         plan::{Plan, PlanSpec},
@@ -71,6 +71,7 @@ pub(super) fn start(
         let id = new_id(IdKind::Run)?;
         let now = warden.now_ms();
         warden.store.write(|rows| {
+            let made_by = rows.tokenizer(prepared.tokenizer)?.and_then(|tokenizer| tokenizer.made_by);
             rows.add_run(&NewRun {
                 id,
                 snapshot: prepared.snapshot,
@@ -79,6 +80,10 @@ pub(super) fn start(
                 name: &pretrain.name,
                 purpose: &json(&purpose)?,
                 config: &json(&pretrain.config)?,
+                makers: &[
+                    Made { object: id, by: Some(actor.person()) },
+                    Made { object: prepared.tokenizer, by: made_by },
+                ],
             })?;
             for &parent in prepared.shards.iter().chain([&prepared.tokenizer]) {
                 rows.add_edge(Edge { parent, child: id, relation: Relation::ReadBy }, now)?;
@@ -118,8 +123,12 @@ pub(super) fn resume(
             .map(serde_json::from_value::<Checkpoints>)
             .transpose()
             .context("reading which checkpoints the run has")?;
-        warden.store.write(|rows| rows.set_run_state(run.id, RunState::Running, None))?;
-        train(job, run.id, prepared, &config, checkpoints)
+        let id = run.id;
+        warden.store.write(|rows| {
+            rows.add_run_maker(run, &actor.person())?;
+            rows.set_run_state(id, RunState::Running, None)
+        })?;
+        train(job, id, prepared, &config, checkpoints)
     })
 }
 
@@ -152,7 +161,7 @@ fn train(
     };
     let outcome: Result<PretrainOutcome> = job.stage(Task::Pretrain(Box::new(spec)), leave);
     let outcome = outcome.map_err(|error| stopped(warden, run, error))?;
-    finish(warden, &prepared, &outcome)?;
+    finish(job, &prepared, &outcome)?;
     if outcome.heldout.is_some() {
         evaluate(job, &prepared, outcome.model)?;
     }
@@ -187,11 +196,18 @@ fn stopped(warden: &Warden, run: Id, error: Error) -> Error {
 }
 
 /// The model's row, its lineage and the end of the run, in one transaction.
-fn finish(warden: &Warden, prepared: &Prepared, outcome: &PretrainOutcome) -> Result<()> {
+fn finish(job: &Job<'_>, prepared: &Prepared, outcome: &PretrainOutcome) -> Result<()> {
+    let warden = job.warden;
     let now = warden.now_ms();
     let PretrainOutcome { run, model, .. } = *outcome;
     warden.store.write(|rows| {
         let found = rows.run(run)?.ok_or_else(|| Error::not_found(format!("there is no run {run}")))?;
+        let mut makers = found.makers;
+        // Whatever the database says of it by now.
+        let here = Made { object: run, by: Some(job.actor.person()) };
+        if !makers.contains(&here) {
+            makers.push(here);
+        }
         rows.keep_object(model)?;
         rows.add_model(&store::Model {
             id: model,
@@ -203,6 +219,7 @@ fn finish(warden: &Warden, prepared: &Prepared, outcome: &PretrainOutcome) -> Re
             name: found.name,
             purpose: found.purpose,
             details: serde_json::json!({ "recipe": outcome.recipe, "step": outcome.model_step }),
+            makers,
         })?;
         rows.add_edge(Edge { parent: run, child: model, relation: Relation::Produced }, now)?;
         rows.add_edge(Edge { parent: prepared.tokenizer, child: model, relation: Relation::UsedBy }, now)?;
