@@ -19,7 +19,7 @@ use crate::{
     tensor::DType,
     train::machine,
     vault::Vault,
-    work::{client, request::DaemonState},
+    work::{client, question::DaemonState},
 };
 
 /// Below this a trial run of a few million parameters would start to swap.

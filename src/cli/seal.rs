@@ -9,7 +9,7 @@ use crate::{
     vault::{UnsealedBy, Vault, secret_file},
     work::{
         client,
-        request::{DaemonState, SecretKind},
+        question::{DaemonState, SecretKind},
     },
 };
 

@@ -30,7 +30,7 @@ use crate::{
     vault::RootKey,
     work::{
         Actor, Doors, Sealed, Warden,
-        request::{Bound, DaemonState, Question, Sealing, SecretKind},
+        question::{Bound, DaemonState, Question, Sealing, SecretKind},
     },
 };
 

@@ -13,7 +13,8 @@ use serde_json::Value;
 use super::{
     admin,
     policy::Actor,
-    request::{DaemonState, Question, Request, SecretKind},
+    question::{DaemonState, Question, SecretKind},
+    request::Request,
     warden::Warden,
 };
 use crate::{

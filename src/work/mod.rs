@@ -18,6 +18,7 @@ mod people;
 pub mod policy;
 mod port;
 mod protocol;
+pub mod question;
 mod reconcile;
 pub mod request;
 mod requests;

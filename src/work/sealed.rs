@@ -12,7 +12,7 @@ use super::{
     doors::Doors,
     lock::Lock,
     policy::Actor,
-    request::{Sealing, SecretKind},
+    question::{Sealing, SecretKind},
     warden::{Warden, hold},
 };
 use crate::{

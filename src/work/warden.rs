@@ -15,8 +15,9 @@ use super::{
     jobs::Jobs,
     lock::{self, Attempt, Lock},
     policy::{Action, Actor, Caller},
+    question::DaemonState,
     reconcile,
-    request::{DaemonState, Request},
+    request::Request,
     requests,
     sealed::Sealed,
 };
