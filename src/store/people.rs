@@ -87,6 +87,13 @@ impl Rows<'_> {
         self.one("SELECT * FROM tokens WHERE mac = ?1", [mac], |row| self.token_row(row))
     }
 
+    /// Every user and every token, and whether it was shut out or revoked.
+    pub fn shut_out(&self) -> Result<Vec<(Id, bool)>> {
+        let sql = "SELECT id, revoked_at_ms IS NOT NULL AS out FROM tokens
+                   UNION ALL SELECT id, state <> 'active' FROM users";
+        self.all(sql, [], |row| Ok((get(row, "id")?, get(row, "out")?)))
+    }
+
     fn user_row(&self, row: &rusqlite::Row<'_>) -> Result<User> {
         let id: Id = get(row, "id")?;
         let content: Content = self.content_of("users", &id.to_string(), row)?;

@@ -72,6 +72,7 @@ pub(super) fn run<T>(
     monitor: &dyn Monitor,
     body: impl FnOnce(&Job<'_>) -> Result<T>,
 ) -> Result<T> {
+    warden.keyring_must_stand()?;
     let id = new_id(IdKind::Job)?;
     let asked = serde_json::to_value(request).context("recording a job")?;
     let kind = request.action().as_str();

@@ -20,6 +20,7 @@ use super::{
     request::Request,
     requests,
     sealed::Sealed,
+    witness::Witness,
 };
 use crate::{
     auditlog::{AuditLog, Entry, Outcome, open_detail},
@@ -51,6 +52,7 @@ pub struct Warden {
     /// Seals personal details of audit entries, and keys the hashes of prompts and answers there.
     details_key: Key,
     signer: Signer,
+    pub(super) witness: Mutex<Witness>,
     /// What opening it found out of order.
     pub(super) notices: Vec<String>,
     /// Set by a request to seal.
@@ -119,6 +121,7 @@ impl Warden {
         let witness = Some(witness.as_str()).filter(|witness| !witness.is_empty());
         let audit_dir = site.data_dir.join("audit");
         let log = AuditLog::open(&audit_dir, vault.install(), vault.signer(Purpose::Audit)?, witness)?;
+        let witness = Mutex::new(Witness::find(&log, &audit_dir, &vault.root())?);
         let mut warden = Self {
             data_dir: site.data_dir.clone(),
             device: site.device,
@@ -127,6 +130,7 @@ impl Warden {
             tokens_used: Mutex::default(),
             details_key: first_columns_key.derive("audit details", b"")?,
             signer: vault.signer(Purpose::Signing)?,
+            witness,
             vault,
             store,
             log,

@@ -59,6 +59,7 @@ pub(super) fn erase(
     check(wanted)?;
     // A job that computes reads documents, and one that waits may be about to.
     let _turn = jobs::take_turn(warden, monitor)?;
+    warden.keyring_must_stand()?;
     for notice in warden.finish_erasures()? {
         monitor.note(&notice);
     }

@@ -19,6 +19,7 @@ pub(super) fn status(warden: &Warden) -> Result<Performed> {
 }
 
 pub(super) fn rotate(warden: &Warden) -> Result<Performed> {
+    warden.keyring_must_stand()?;
     warden.vault.rotate()?;
     warden.store.set_keys(&warden.vault.purpose_keys(Purpose::Columns)?)?;
     let tokens_keys = warden.vault.purpose_keys(Purpose::Tokens)?;
