@@ -22,7 +22,7 @@ pub(super) fn run(warden: &Warden) -> Result<Vec<String>> {
     let mut notices = Vec::new();
     notices.extend(warden.keyring_must_stand().err().map(|error| error.to_string()));
     notices.extend(warden.keep_revocations()?);
-    notices.extend(warden.finish_erasures()?);
+    notices.extend(warden.finish_erasures(None)?);
     let now = warden.now_ms();
     let interrupted = warden.store.write(|rows| {
         rows.interrupt_runs(now)?;

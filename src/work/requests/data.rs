@@ -9,7 +9,7 @@ use super::Performed;
 use crate::{
     base::{Error, Id, IdKind, Monitor, Result, hex},
     corpus::{IngestReport, IngestSpec},
-    store::{Document, ErasureState, Quarantined, Rows},
+    store::{Document, ErasureState, Quarantined, Rows, Taken},
     vault::{KEYRING, Problem},
     work::{
         host::Leave,
@@ -142,11 +142,15 @@ fn every_erasure_has_its_tombstone(warden: &Warden) -> Result<()> {
     let stones: HashSet<Id> = warden.vault.tombstones()?.iter().map(|stone| stone.erasure).collect();
     let done = warden.store.read(|rows| rows.erasures(Some(ErasureState::Done)))?;
     let missing =
-        done.iter().find(|erasure| !erasure.taken.documents.is_empty() && !stones.contains(&erasure.id));
+        done.iter().find(|erasure| needs_a_tombstone(&erasure.taken) && !stones.contains(&erasure.id));
     missing.map_or(Ok(()), |erasure| {
         Err(Error::integrity(format!("the tombstone of {} is missing from keys/tombstones", erasure.id))
             .remedy("put the file back from the newest backup"))
     })
+}
+
+fn needs_a_tombstone(taken: &Taken) -> bool {
+    !taken.documents.is_empty() || !taken.emptied.is_empty()
 }
 
 fn every_revocation_holds(warden: &Warden) -> Result<()> {
