@@ -23,6 +23,7 @@ mod reconcile;
 pub mod request;
 mod requests;
 mod scope;
+mod seal_mark;
 mod sealed;
 mod warden;
 mod witness;
