@@ -146,7 +146,6 @@ mod tests {
     }
 
     #[test]
-    #[allow(clippy::print_stderr)] // A skipped test says why.
     fn what_root_makes_in_somebody_elses_directory_is_theirs() {
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: only root makes files that others own");
