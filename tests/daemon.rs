@@ -82,6 +82,12 @@ impl Daemon {
         self.ask("/healthz", &[]).1["sealed"].clone()
     }
 
+    /// As a machine that stops.
+    pub fn kill(mut self) {
+        self.child.kill().expect("a child of ours");
+        self.child.wait().expect("a child of ours");
+    }
+
     pub fn stop(self) -> Ran {
         let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         assert!(told.is_ok_and(|status| status.success()), "kill");

@@ -4,7 +4,9 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    process::Child,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -12,7 +14,7 @@ use cloister::base::Philox;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{Ran, Site, finish, grep_files};
+use crate::harness::{Ran, Site, finish, grep_files, spawn};
 
 const PLANTED: &str = "the heron stands over the mill pond at dusk";
 const WORDS: [&str; 16] = [
@@ -187,5 +189,97 @@ fn a_run_stopped_and_killed_again_and_again_ends_where_it_would_have_ended() {
     let straight = measured(&site, "straight");
     assert!(straight["held_out_bits_per_byte"].is_f64(), "{straight}");
     assert_eq!(measured(&site, "crooked"), straight);
+    whole(&site);
+}
+
+/// A command that may leave a core as large as it likes, as far as its parent is concerned.
+fn with_cores(site: &Site, arguments: &[&str]) -> Child {
+    let command = site.command(arguments);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -c unlimited; exec \"$@\"", "sh"]).arg(command.get_program());
+    shell.args(command.get_args()).current_dir(site.at("")).stdin(Stdio::null());
+    spawn(shell)
+}
+
+/// Whether a process that asks for nothing else leaves a core here, in the folder that it runs in.
+fn cores_are_written(site: &Site) -> bool {
+    let folder = site.at("control");
+    fs::create_dir_all(&folder).expect("a folder");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -c unlimited; kill -ABRT $$"]).current_dir(&folder);
+    let status = shell.status().expect("a shell");
+    let written = fs::read_dir(&folder).expect("a folder").count() > 0;
+    fs::remove_dir_all(&folder).expect("a folder of ours");
+    status.core_dumped() && written
+}
+
+/// Soft and hard limit of the size of a core.
+fn core_limits(pid: u32) -> Vec<String> {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("a process of ours");
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).expect("a limit");
+    line.split_whitespace().take(2).map(str::to_owned).collect()
+}
+
+/// Files below the folder that begin as a core does.
+fn cores(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(cores(&path));
+        } else if fs::read(&path).is_ok_and(|bytes| bytes.starts_with(b"\x7fELF")) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// Signals until the process is gone: Rust's own handler lets the first SIGSEGV pass that no access caused.
+fn crash(pid: u32, sign: Signal) {
+    let started = Instant::now();
+    while fs::exists(format!("/proc/{pid}/exe")).unwrap_or(false) {
+        assert!(started.elapsed() < WITHIN, "it outlived {sign:?}");
+        signal(pid, sign);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+#[allow(clippy::print_stderr)] // A test that shows less says so.
+fn nobody_who_holds_keys_leaves_a_core() {
+    let site = Site::initialised();
+    if !cores_are_written(&site) {
+        eprintln!("this machine leaves no core of any process: only limits and exit statuses are looked at");
+    }
+    plant(&site, 8);
+    let folder = site.at("in");
+    site.run(&["data", "ingest", folder.to_str().expect("UTF-8"), "--collection", "mill"]).done();
+    let config = run_file(&site);
+    let pretrain =
+        ["model", "pretrain", "--data", "mill", "--vocab-size", "300", "--config", &config, "--name", "m"];
+    let ended_by = |mut child: Child, sign: Signal| {
+        assert_eq!(core_limits(child.id()), ["0", "0"]);
+        crash(child.id(), sign);
+        let status = child.wait().expect("a child of ours");
+        assert_eq!((status.signal(), status.core_dumped()), (Some(sign.as_raw()), false));
+    };
+    for sign in [Signal::ABORT, Signal::SEGV] {
+        let mut daemon = with_cores(&site, &["serve", "--listen", "127.0.0.1:0", "--device", "cpu"]);
+        let mut said = BufReader::new(daemon.stdout.take().expect("piped")).lines();
+        assert!(said.any(|line| line.is_ok_and(|line| line.contains("serving"))), "it never served");
+        ended_by(daemon, sign);
+
+        let mut command = with_cores(&site, &pretrain);
+        let listener = wait_until_it_says(&mut command, "step ");
+        let worker = children(command.id())[0];
+        assert_eq!(core_limits(worker), ["0", "0"]);
+        crash(worker, sign);
+        end(command, listener).refused(1, &["the worker process crashed (signal"]);
+
+        let mut command = with_cores(&site, &pretrain);
+        wait_until_it_says(&mut command, "step ");
+        ended_by(command, sign);
+    }
+    assert_eq!(cores(&site.at("")), [PathBuf::new(); 0]);
     whole(&site);
 }

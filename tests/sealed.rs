@@ -89,12 +89,15 @@ fn several_people_unseal_a_daemon_and_sealed_again_it_knows_nothing() {
 
     let flags = [0, 2, 4].map(|at| ["--share-file".to_owned(), file(at)]).concat();
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    site.run(&[&["audit", "verify"], &flags[..]].concat()).refused(5, &["cloister unseal"]);
+    site.run(&[&["unseal"], &flags[..4]].concat()).refused(2, &["too few", "2 of 3 shares"]);
+    assert_eq!(site.json(&[&["unseal"], &flags[..]].concat())["state"], "unsealed");
     site.run(&[&["audit", "verify"], &flags[..]].concat()).done();
     let rows = site.json_lines(&[&["audit", "ls"], &flags[..]].concat());
     let told = |action: &str, outcome: &str| {
         rows.iter().filter(|row| row["action"] == action && row["outcome"] == outcome).count()
     };
-    assert_eq!((told("unseal", "done"), told("unseal", "failed")), (3, 3));
+    assert_eq!((told("unseal", "done"), told("unseal", "failed")), (6, 3));
     assert_eq!((told("seal", "intent"), told("seal", "done")), (1, 1));
 }
 
@@ -133,6 +136,45 @@ fn a_key_file_that_is_there_unseals_at_the_start_and_not_after_a_seal() {
     assert_eq!(daemon.is_sealed(), true, "because it was asked for");
     assert_eq!(daemon.stop().code, Some(0));
     site.run(&["serve", "--sealed", "--handed-over"]).refused(2, &["nothing was handed over"]);
+}
+
+#[test]
+fn a_seal_outlives_the_daemon_until_somebody_unseals() {
+    let site = Site::initialised();
+    let (key, other) = (site.at("root.key"), Site::initialised());
+    let (key, wrong) = (key.to_str().expect("UTF-8"), other.at("root.key"));
+    let mut daemon = Daemon::start(&site, &[]);
+    site.run(&["seal"]).done();
+    daemon.line("sealed");
+    assert_eq!(daemon.stop().code, Some(0));
+    for arguments in [&["data", "ls"][..], &["data", "ls", "--key-file", key], &["key", "rotate"]] {
+        site.run(arguments).refused(5, &["was sealed by `cloister seal`", "cloister unseal"]);
+    }
+    site.run(&["key", "rekey", "--new-passphrase-file", &site.file("words", PASSPHRASE)])
+        .refused(5, &["sealed"]);
+    assert!(site.run(&["doctor"]).stdout.contains("was sealed by `cloister seal`"));
+
+    let daemon = Daemon::start(&site, &[]);
+    assert_eq!(daemon.is_sealed(), true, "though the key file is there");
+    daemon.kill();
+    let daemon = Daemon::start(&site, &["--key-file", key]);
+    assert_eq!(daemon.is_sealed(), true);
+    assert_eq!(site.json(&["unseal"])["state"], "serving");
+    assert_eq!(daemon.stop().code, Some(0));
+    let mut daemon = Daemon::start(&site, &[]);
+    assert_eq!(daemon.is_sealed(), false, "it was unsealed");
+
+    site.run(&["seal"]).done();
+    daemon.line("sealed");
+    assert_eq!(daemon.stop().code, Some(0));
+    site.run(&["unseal", "--key-file", wrong.to_str().expect("UTF-8")]).refused(5, &["was made for"]);
+    site.run(&["data", "ls"]).refused(5, &["cloister unseal"]);
+    assert_eq!(site.json(&["unseal"])["state"], "unsealed", "without a daemon");
+    site.run(&["data", "ls"]).done();
+    site.run(&["unseal"]).refused(1, &["no daemon"]);
+    let daemon = Daemon::start(&site, &[]);
+    assert_eq!(daemon.is_sealed(), false);
+    assert_eq!(daemon.stop().code, Some(0));
 }
 
 /// A terminal of its own, on which `line` was typed at the prompt; gives what it showed.

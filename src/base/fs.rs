@@ -3,7 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::Write,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown, lchown},
     path::Path,
 };
 
@@ -35,20 +35,42 @@ pub fn rename_durably(from: &Path, to: &Path) -> Result<()> {
 
 /// Makes the directory entry of `path` durable: a new or renamed file survives a power cut only after this.
 pub fn sync_parent(path: &Path) -> Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = parent_of(path);
     File::open(parent)
         .and_then(|directory| directory.sync_all())
         .with_context(|| format!("syncing {}", parent.display()))
 }
 
-/// Creates a directory and its parents, readable by their owner only.
+/// Creates a directory and its parents, readable by their owner only: whoever owns what it lies in, where root makes it.
 pub fn create_private_dir(path: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .with_context(|| format!("creating the directory {}", path.display()))
+    let create = || -> std::io::Result<()> {
+        let is_new = !path.exists();
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        match owner_to_give(path)? {
+            Some((uid, gid)) if is_new => lchown(path, Some(uid), Some(gid)),
+            _ => Ok(()),
+        }
+    };
+    create().with_context(|| format!("creating the directory {}", path.display()))
+}
+
+/// Gives a file that this process has just made to whoever owns the directory, where root made it: an administrator's
+/// command must leave nothing that the service, under a user of its own, cannot open.
+pub fn give_to_owner_of_directory(file: &File, path: &Path) -> std::io::Result<()> {
+    owner_to_give(path)?.map_or(Ok(()), |(uid, gid)| fchown(file, Some(uid), Some(gid)))
+}
+
+/// User and group of the directory that `path` lies in; None where this process is not root, or they are root's.
+fn owner_to_give(path: &Path) -> std::io::Result<Option<(u32, u32)>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let directory = std::fs::metadata(parent_of(path))?;
+    Ok((directory.uid() != 0).then_some((directory.uid(), directory.gid())))
+}
+
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Removes what [`write_atomic`] left in `directory` when the machine stopped in the middle of it. For whoever
@@ -66,9 +88,15 @@ pub fn remove_temporaries(directory: &Path) -> Result<()> {
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
+    options.write(true).create_new(true).mode(0o600);
     let write = |path: &Path| -> std::io::Result<()> {
+        // Left by a process of the same number; nothing that lies there is written through.
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let mut file = options.open(path)?;
+        give_to_owner_of_directory(&file, path)?;
         file.write_all(bytes)?;
         file.sync_all()
     };
@@ -105,6 +133,35 @@ mod tests {
         remove_temporaries(directory.path()).expect("sweep");
         assert_eq!(std::fs::read_dir(directory.path()).expect("list").count(), 1);
         assert!(remove_temporaries(&path).is_err());
+    }
+
+    #[test]
+    fn nothing_that_lies_at_the_temporary_name_is_written_through() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (path, other) = (directory.path().join("a"), directory.path().join("other"));
+        std::fs::write(&other, b"kept").expect("write");
+        std::os::unix::fs::symlink(&other, temporary_beside(&path).expect("name")).expect("link");
+        write_atomic(&path, b"one").expect("write");
+        assert_eq!([&path, &other].map(|path| std::fs::read(path).expect("read")), [&b"one"[..], b"kept"]);
+    }
+
+    #[test]
+    fn what_root_makes_in_somebody_elses_directory_is_theirs() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root makes files that others own");
+            return;
+        }
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let theirs = directory.path().join("theirs");
+        create_private_dir(&theirs).expect("a directory");
+        lchown(&theirs, Some(65534), Some(65533)).expect("given away");
+        write_atomic(&theirs.join("file"), b"x").expect("write");
+        create_private_dir(&theirs.join("folder")).expect("a directory");
+        for name in ["file", "folder"] {
+            let made = std::fs::metadata(theirs.join(name)).expect("made");
+            assert_eq!((made.uid(), made.gid()), (65534, 65533), "{name}");
+        }
+        assert_eq!(std::fs::metadata(directory.path()).expect("there").uid(), 0);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::{
     tensor::DType,
     train::machine,
     vault::Vault,
-    work::{client, request::DaemonState},
+    work::{client, question::DaemonState},
 };
 
 /// Below this a trial run of a few million parameters would start to swap.
@@ -231,6 +231,9 @@ fn deployments(data_dir: &Path) -> Check {
 
 /// No daemon runs: what would unseal it, and whether that is here.
 fn unserved(name: &'static str, settings: &Settings) -> Result<Check> {
+    if let Some(why) = client::kept_sealed(&settings.data_dir) {
+        return Ok(lacking(name, State::Poor, why.to_string(), "unseal it with `cloister unseal`"));
+    }
     let unsealer = settings.unsealer.as_ref().map(Into::into);
     let by: Vec<String> = Vault::unsealed_by(&settings.data_dir)?.iter().map(ToString::to_string).collect();
     Ok(match Vault::out_of_reach(&settings.data_dir, unsealer.as_ref())? {

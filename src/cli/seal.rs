@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde::Serialize;
+
 use super::{progress::Line, screen::Screen, serve, session::Session, settings::Unsealer, terminal};
 use crate::{
     base::Result,
@@ -9,7 +11,7 @@ use crate::{
     vault::{UnsealedBy, Vault, secret_file},
     work::{
         client,
-        request::{DaemonState, SecretKind},
+        question::{DaemonState, SecretKind},
     },
 };
 
@@ -23,8 +25,19 @@ pub struct UnsealArgs {
 #[derive(Debug, clap::Args)]
 pub struct SealArgs {}
 
+/// No daemon runs, and none is held off any more.
+#[derive(Serialize)]
+struct Lifted {
+    state: &'static str,
+}
+
 pub fn unseal(args: UnsealArgs, session: &Session) -> Result<()> {
     let data_dir = &session.settings.data_dir;
+    if !args.reset && client::lift_seal(&session.settings.site(), || brought(session), &Line::new())? {
+        return session.screen.show(&Lifted { state: "unsealed" }, |screen, _| {
+            screen.line("unsealed: commands and the next `cloister serve` open it with what is at hand")
+        });
+    }
     let mut state =
         if args.reset { client::forget_shares(data_dir)? } else { client::state_of_daemon(data_dir)? };
     if !args.reset && matches!(state, DaemonState::Sealed(_)) {

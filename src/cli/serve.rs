@@ -7,7 +7,7 @@ use super::{screen::Screen, session::Session, settings::Settings, signals};
 use crate::{
     base::Result,
     serve::{self, Allowance, Ended, Limits, News, ServeOptions, Start},
-    work::{Sealed, request::Bound},
+    work::{Sealed, question::Bound},
 };
 
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:8443";

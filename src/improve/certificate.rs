@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     receipt::key_text,
-    signed::{ALGORITHM, signed_text},
+    signed::{self, ALGORITHM},
 };
 use crate::{
-    base::{Error, Id, Result, hex, unhex},
+    base::{Error, Id, Result},
     seal::{PublicKey, Signer},
 };
 
@@ -96,12 +96,12 @@ impl Certificate {
     }
 
     pub fn sign(self, signer: &Signer) -> Result<SignedCertificate> {
-        let signature = signer.sign(signed_text(DOMAIN, &self)?.as_bytes());
+        let signature = signed::sign(DOMAIN, &self, signer)?;
         Ok(SignedCertificate {
             certificate: self,
             algorithm: ALGORITHM.to_owned(),
             public_key: key_text(&signer.public_key()),
-            signature: hex(&signature),
+            signature,
         })
     }
 }
@@ -116,9 +116,7 @@ impl SignedCertificate {
         if self.algorithm != ALGORITHM || self.certificate.version != VERSION {
             return Err(Error::integrity("the certificate is of a kind that this version does not know"));
         }
-        let signature =
-            unhex(&self.signature).ok_or_else(|| Error::integrity("the signature is not hexadecimal"))?;
-        key.verify(signed_text(DOMAIN, &self.certificate)?.as_bytes(), &signature).map_err(|error| {
+        signed::verify(DOMAIN, &self.certificate, &self.signature, key).map_err(|error| {
             error.context(format!("verifying the certificate of {}", self.certificate.erasure))
         })
     }
@@ -129,7 +127,10 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::{base::IdKind, seal::Key};
+    use crate::{
+        base::{IdKind, hex},
+        seal::Key,
+    };
 
     fn certificate() -> Certificate {
         let id = |kind| Id::from_parts(kind, 1, [7; 10]);
@@ -195,7 +196,8 @@ mod tests {
     #[test]
     fn no_other_text_of_this_key_passes_for_one() {
         let signed = certificate().sign(&signer(1)).expect("signs");
-        let as_receipt = signed_text("cloister receipt v1\n", &signed.certificate).expect("plain data");
+        let as_receipt =
+            signed::signed_text("cloister receipt v1\n", &signed.certificate).expect("plain data");
         let signature = hex(&signer(1).sign(as_receipt.as_bytes()));
         let forged = SignedCertificate { signature, ..signed };
         assert!(forged.verify(&signer(1).public_key()).is_err());

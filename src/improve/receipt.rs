@@ -3,9 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::signed::{ALGORITHM, signed_text};
+use super::signed::{self, ALGORITHM};
 use crate::{
-    base::{Error, Id, Result, hex, unhex},
+    base::{Error, Id, Result, hex},
     seal::{PublicKey, Signer, sha256},
 };
 
@@ -69,12 +69,12 @@ impl Receipt {
     }
 
     pub fn sign(self, signer: &Signer) -> Result<SignedReceipt> {
-        let signature = signer.sign(signed_text(DOMAIN, &self)?.as_bytes());
+        let signature = signed::sign(DOMAIN, &self, signer)?;
         Ok(SignedReceipt {
             receipt: self,
             algorithm: ALGORITHM.to_owned(),
             public_key: key_text(&signer.public_key()),
-            signature: hex(&signature),
+            signature,
         })
     }
 }
@@ -89,9 +89,7 @@ impl SignedReceipt {
         if self.algorithm != ALGORITHM || self.receipt.version != VERSION {
             return Err(Error::integrity("the receipt is of a kind that this version does not know"));
         }
-        let signature =
-            unhex(&self.signature).ok_or_else(|| Error::integrity("the signature is not hexadecimal"))?;
-        key.verify(signed_text(DOMAIN, &self.receipt)?.as_bytes(), &signature)
+        signed::verify(DOMAIN, &self.receipt, &self.signature, key)
             .map_err(|error| error.context(format!("verifying the receipt of {}", self.receipt.answer)))
     }
 }

@@ -3,10 +3,25 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::base::{Context, Result};
+use crate::{
+    base::{Context, Error, Result, hex, unhex},
+    seal::{PublicKey, Signer},
+};
 
 /// How to check: Ed25519 over the domain's line, then the signed part as RFC 8785 canonical JSON.
 pub(super) const ALGORITHM: &str = "ed25519-jcs";
+
+/// The signature, in hexadecimal.
+pub(super) fn sign<T: Serialize>(domain: &str, value: &T, signer: &Signer) -> Result<String> {
+    Ok(hex(&signer.sign(signed_text(domain, value)?.as_bytes())))
+}
+
+/// # Errors
+/// `Integrity` where `signature` is not that of the holder of `key` over `value`.
+pub(super) fn verify<T: Serialize>(domain: &str, value: &T, signature: &str, key: &PublicKey) -> Result<()> {
+    let signature = unhex(signature).ok_or_else(|| Error::integrity("the signature is not hexadecimal"))?;
+    key.verify(signed_text(domain, value)?.as_bytes(), &signature)
+}
 
 /// `domain` stands before the signed text, so that no other text of this key can pass for one of its kind.
 pub(super) fn signed_text<T: Serialize>(domain: &str, value: &T) -> Result<String> {

@@ -31,7 +31,7 @@ use crate::{
     vault::RootKey,
     work::{
         Actor, Doors, Sealed, Warden,
-        request::{Bound, DaemonState, Question, Sealing, SecretKind},
+        question::{Bound, DaemonState, Question, Sealing, SecretKind},
     },
 };
 
@@ -235,8 +235,10 @@ impl Life<'_> {
                 Err(RecvTimeoutError::Disconnected) => return None,
             };
             self.front.enter(Phase::Opening);
-            let service =
-                sealed.open(root).and_then(|warden| Service::prepare(Arc::new(warden), self.options));
+            let service = sealed
+                .open(root)
+                .and_then(|warden| Service::prepare(Arc::new(warden), self.options))
+                .and_then(|service| sealed.lift().map(|()| service));
             match service {
                 Ok(service) => return Some((service, waiting)),
                 Err(error) => {

@@ -24,7 +24,7 @@ use crate::{
     base::{Result, fs::write_atomic},
     device::Device,
     improve::receipt,
-    work::{Actor, Doors, ServedModel, Warden, request::Bound},
+    work::{Actor, Doors, ServedModel, Warden, question::Bound},
 };
 
 /// Strangers' requests are counted over so long for one audit entry.

@@ -1,5 +1,7 @@
 //! Answers that were served, with their receipts, and what people said about them.
 
+use std::collections::HashSet;
+
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
 
@@ -154,19 +156,34 @@ impl Rows<'_> {
             let sql = "SELECT id FROM answers WHERE token = ?1 AND state <> 'pending' ORDER BY id";
             answers.extend(self.all(sql, [token], |row| get::<Id>(row, "id"))?);
         }
-        let mut feedback = self.feedback(None)?;
-        feedback.retain(|row| {
-            let theirs = tokens.contains(&row.token) || answers.contains(&row.answer);
-            theirs && (row.correction.is_some() || row.comment.is_some())
-        });
+        let mut feedback = self.feedback_with_words()?;
+        feedback.retain(|row| tokens.contains(&row.token) || answers.contains(&row.answer));
+        Ok((self.answers_with_text(&answers)?, feedback.into_iter().map(|row| row.id).collect()))
+    }
+
+    /// Of these answers and opinions, those that are here and hold text.
+    pub fn texts_among(&self, ids: &[Id]) -> Result<(Vec<Id>, Vec<Id>)> {
+        let wanted: HashSet<&Id> = ids.iter().collect();
+        let mut feedback = self.feedback_with_words()?;
+        feedback.retain(|row| wanted.contains(&row.id));
+        Ok((self.answers_with_text(ids)?, feedback.into_iter().map(|row| row.id).collect()))
+    }
+
+    fn answers_with_text(&self, ids: &[Id]) -> Result<Vec<Id>> {
         let mut with_text = Vec::new();
-        for id in answers {
+        for &id in ids {
             let holds = |answer: Answer| !answer.prompt.is_empty() || !answer.answer.is_empty();
             if self.answer(id)?.is_some_and(holds) {
                 with_text.push(id);
             }
         }
-        Ok((with_text, feedback.into_iter().map(|row| row.id).collect()))
+        Ok(with_text)
+    }
+
+    fn feedback_with_words(&self) -> Result<Vec<Feedback>> {
+        let mut feedback = self.feedback(None)?;
+        feedback.retain(|row| row.correction.is_some() || row.comment.is_some());
+        Ok(feedback)
     }
 
     /// Oldest first; in one state, or in all.

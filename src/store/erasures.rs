@@ -51,6 +51,9 @@ pub struct Taken {
     /// Answers whose prompt and text went, and opinions whose words did.
     pub answers: u64,
     pub feedback: u64,
+    /// Which they were; none where an older version erased.
+    #[serde(default)]
+    pub emptied: Vec<Id>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -61,6 +61,9 @@ crate::into_cause!(rusqlite::Error);
 /// A keyed hash: equal for equal inputs of this installation, and telling nothing to anybody else.
 pub type KeyedHash = [u8; 32];
 
+/// How long a checkpoint waits for those who read an older state.
+const CHECKPOINT_WITHIN: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// The open database. Reads and writes go over two connections, so that a reader never waits for a disk to sync.
 pub struct Store {
     writer: Mutex<Connection>,
@@ -181,10 +184,12 @@ impl Store {
     /// Folds the write-ahead log into the database file, and says whether it could be emptied: then what it held of
     /// older rows is gone. It cannot while somebody reads an older state, as a backup does.
     pub fn checkpoint(&self) -> Result<bool> {
-        let is_busy: bool = lock(&self.writer)
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
-            .context("checkpointing the database")?;
-        Ok(!is_busy)
+        let writer = lock(&self.writer);
+        // Nobody writes meanwhile: whoever can wait asks again.
+        writer.busy_timeout(CHECKPOINT_WITHIN).context("checkpointing the database")?;
+        let is_busy = writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+        writer.busy_timeout(open::BUSY_TIMEOUT).context("checkpointing the database")?;
+        Ok(!is_busy.context("checkpointing the database")?)
     }
 }
 

@@ -18,7 +18,7 @@ const MIGRATIONS: &[&str] = &[
 ];
 
 /// How long a statement waits for a lock: only a checkpoint of our own other connection can hold one.
-const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+pub(super) const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
 pub(super) fn connection(path: &Path) -> Result<Connection> {
     let opening = || format!("opening the database {}", path.display());

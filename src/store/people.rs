@@ -124,6 +124,13 @@ impl Rows<'_> {
         found.ok_or_else(|| Error::not_found(format!("there is no {id}")))
     }
 
+    /// Every user and every token, sessions aside, and whether it was shut out or revoked.
+    pub fn shut_out(&self) -> Result<Vec<(Id, bool)>> {
+        let sql = "SELECT id, revoked_at_ms IS NOT NULL AS out FROM tokens WHERE session = 0
+                   UNION ALL SELECT id, state <> 'active' FROM users";
+        self.all(sql, [], |row| Ok((get(row, "id")?, get(row, "out")?)))
+    }
+
     fn user_row(&self, row: &rusqlite::Row<'_>) -> Result<User> {
         let id: Id = get(row, "id")?;
         let role: String = get(row, "role")?;

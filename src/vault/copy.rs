@@ -10,9 +10,10 @@ use std::{
 
 use super::{
     Vault, VaultRoot,
+    commit::remove,
     object::cause,
     ring_file::RingFile,
-    store::{RING_FILE, ROOT_FILE, remove, temporary},
+    store::{RING_FILE, ROOT_FILE, temporary},
 };
 use crate::base::{
     Context, Error, Id, Result,

@@ -1,7 +1,7 @@
 //! The keyring in memory: what is listed, under which wrapped keys, and how a change to it is written down.
 //! Keys lie here wrapped, as they do in the file; they are opened one at a time into locked memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     base::{Error, Id, Result},
@@ -93,8 +93,26 @@ pub struct VaultRoot {
     /// Counts what was appended to the keyring: commits that came together count once.
     pub epoch: u64,
     pub objects: u64,
-    /// SHA-256 over installation, and identifier, version and header hash of every live object in order.
+    /// SHA-256 over installation, and identifier, version and header hash of every live object in order; then, where
+    /// there are any, over the identifiers that were revoked.
     pub hash: Digest,
+}
+
+impl VaultRoot {
+    /// What is wrong with a vault that has this root after the log recorded `then`: it was put back in time. None where
+    /// it may have come of that one.
+    pub fn put_back_since(&self, then: &Self) -> Option<String> {
+        if self.epoch < then.epoch {
+            return Some(format!(
+                "the keyring was put back in time: it is at commit {}, the audit log at {}",
+                self.epoch, then.epoch
+            ));
+        }
+        let is_another = self.epoch == then.epoch && self != then;
+        is_another.then(|| {
+            format!("the keyring is not the one whose root the audit log has for commit {}", self.epoch)
+        })
+    }
 }
 
 /// One change.
@@ -105,6 +123,8 @@ pub(super) enum Change {
     Purpose(Purpose, u32, Wrapped),
     /// What another room asks to be kept here: the latest checkpoint of the audit log.
     Witness(Vec<u8>),
+    /// What another room asks never to be honoured again: a token, a user.
+    Revoke(Id),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -113,6 +133,7 @@ pub(super) struct Keyring {
     pub objects: BTreeMap<Id, Entry>,
     pub purposes: BTreeMap<(Purpose, u32), Wrapped>,
     pub witness: Vec<u8>,
+    pub revoked: BTreeSet<Id>,
 }
 
 impl Keyring {
@@ -126,6 +147,7 @@ impl Keyring {
                     self.purposes.insert((purpose, version), wrapped);
                 }
                 Change::Witness(witness) => self.witness = witness,
+                Change::Revoke(id) => drop(self.revoked.insert(id)),
             }
         }
     }
@@ -135,7 +157,8 @@ impl Keyring {
         let purposes =
             self.purposes.iter().map(|(&(purpose, version), &key)| Change::Purpose(purpose, version, key));
         let objects = self.objects.iter().map(|(&id, &entry)| Change::Put(id, entry));
-        purposes.chain(objects).chain([Change::Witness(self.witness.clone())]).collect()
+        let revoked = self.revoked.iter().map(|&id| Change::Revoke(id));
+        purposes.chain(objects).chain([Change::Witness(self.witness.clone())]).chain(revoked).collect()
     }
 
     /// Every version of a purpose's key, oldest first.
@@ -156,6 +179,12 @@ impl Keyring {
             hash.update(&id.to_bytes());
             hash.update(&entry.version.to_le_bytes());
             hash.update(&entry.header_hash);
+        }
+        for (place, id) in self.revoked.iter().enumerate() {
+            if place == 0 {
+                hash.update(b"revoked");
+            }
+            hash.update(&id.to_bytes());
         }
         VaultRoot { epoch: self.epoch, objects: self.objects.len() as u64, hash: hash.finish() }
     }
@@ -203,6 +232,10 @@ pub(super) fn encode(epoch: u64, changes: &[Change]) -> Vec<u8> {
                 out.extend_from_slice(&(witness.len() as u32).to_le_bytes());
                 out.extend_from_slice(witness);
             }
+            Change::Revoke(id) => {
+                out.push(6);
+                out.extend_from_slice(&id.to_bytes());
+            }
         }
     }
     out
@@ -236,6 +269,7 @@ pub(super) fn decode(mut bytes: &[u8]) -> Result<(u64, Vec<Change>)> {
                 *bytes = rest;
                 Change::Witness(witness.to_vec())
             }
+            6 => Change::Revoke(Id::from_bytes(take(bytes)?)?),
             other => {
                 return Err(Error::integrity(format!("the keyring has a change of unknown kind {other}")));
             }

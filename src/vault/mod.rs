@@ -4,6 +4,7 @@
 //! altered or rolled back goes unnoticed. What an object means, and who may read it, is for others.
 
 pub mod bench;
+mod commit;
 mod copy;
 mod depot;
 mod grant;
@@ -33,4 +34,4 @@ pub use rotate::KeyReport;
 pub use store::{Vault, object_path};
 pub use sweep::Swept;
 pub use tombstone::{TOMBSTONES, Tombstone};
-pub use verify::{Problem, VerifyReport};
+pub use verify::{KEYRING, Problem, VerifyReport};

@@ -9,7 +9,10 @@ use std::{
 
 use super::keyring::Claim;
 use crate::{
-    base::{Context, Error, Id, Result, fs::sync_parent},
+    base::{
+        Context, Error, Id, Result,
+        fs::{give_to_owner_of_directory, sync_parent},
+    },
     seal::{Key, Label, SealWriter, Sealed, Writeback},
 };
 
@@ -85,7 +88,11 @@ impl Write for ObjectWriter {
 fn create(path: &Path) -> Result<(Writeback, Temporary)> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
-    let file = options.open(path).with_context(|| format!("creating {}", path.display()))?;
+    let create = || {
+        let file = options.open(path)?;
+        give_to_owner_of_directory(&file, path).map(|()| file)
+    };
+    let file = create().with_context(|| format!("creating {}", path.display()))?;
     Ok((Writeback::new(file), Temporary { path: path.to_owned(), kept: false }))
 }
 

@@ -72,8 +72,9 @@ impl RingFile {
     pub(super) fn open(path: &Path, root: &RootKey) -> Result<(Self, Keyring, u64)> {
         let bytes = std::fs::read(path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
-                Error::integrity(format!("the keyring {} is missing", path.display()))
-                    .remedy("restore the keys directory from a backup; without the keyring no object opens")
+                Error::integrity(format!("the keyring {} is missing", path.display())).remedy(
+                    "restore the whole data directory from one backup; without the keyring no object opens",
+                )
             }
             _ => super::object::cause(error).context(format!("reading {}", path.display())),
         })?;
@@ -84,7 +85,7 @@ impl RingFile {
         let open = |sealed: &[u8], number| {
             open_blob(&file_key, &aad(&header_hash, number), sealed).map_err(|_| {
                 Error::integrity(format!("record {number} of the keyring was altered"))
-                    .remedy("restore the keys directory from a backup")
+                    .remedy("restore the whole data directory from one backup")
             })
         };
         loop {
@@ -105,7 +106,8 @@ impl RingFile {
             whole_end = if next_record == 1 { at as u64 } else { whole_end };
         }
         if next_record == 0 {
-            return Err(Error::integrity("the keyring is cut short").remedy("restore it from a backup"));
+            return Err(Error::integrity("the keyring is cut short")
+                .remedy("restore the whole data directory from one backup"));
         }
         let (torn, end) = ((bytes.len() - at) as u64, at as u64);
         let file = open_for_appending(path)?;
@@ -152,7 +154,13 @@ impl RingFile {
             }
         };
         match (opens(&successor)?, opens(path)?) {
-            (Some(true), _) => rename_durably(&successor, path),
+            (Some(true), _) => {
+                let replaced = open_for_appending(path);
+                rename_durably(&successor, path)?;
+                // Where there is none any more, there is no key of it to overwrite.
+                replaced.iter().for_each(overwrite_key);
+                Ok(())
+            }
             (Some(false), Some(true)) => Self::drop_successor(path),
             _ => Ok(()),
         }
@@ -184,8 +192,8 @@ impl RingFile {
 
     /// Wipes the key of a file that was replaced: where the disk writes in place, the blocks that it leaves behind
     /// open with nothing. Nothing rests on it: a disk that writes elsewhere keeps the old blocks whatever is done.
-    fn overwrite_key(self) {
-        let _ = self.file.write_all_at(&[0; HEADER_BYTES], 0).and_then(|()| self.file.sync_data());
+    pub(super) fn overwrite_key(self) {
+        overwrite_key(&self.file);
     }
 
     fn lies_on_the_disk(&self) -> bool {
@@ -245,6 +253,10 @@ fn successor_of(path: &Path) -> PathBuf {
     path.with_extension("next")
 }
 
+fn overwrite_key(file: &File) {
+    let _ = file.write_all_at(&[0; HEADER_BYTES], 0).and_then(|()| file.sync_data());
+}
+
 fn open_for_appending(path: &Path) -> Result<File> {
     OpenOptions::new().write(true).open(path).with_context(|| format!("opening {}", path.display()))
 }
@@ -293,7 +305,7 @@ fn next_sealed(bytes: &[u8]) -> Result<Option<&[u8]>> {
     // A damaged length must not pass for a commit that was never finished, and be cut away.
     let length = length_in(prefix).ok_or_else(|| {
         Error::integrity("a record of the keyring was altered")
-            .remedy("restore the keys directory from a backup")
+            .remedy("restore the whole data directory from one backup")
     })?;
     Ok(rest.get(..length))
 }

@@ -151,7 +151,7 @@ impl RootKey {
         let mac = decode(&file.mac)?;
         if !verify_hmac(&root.mac_key()?, &file.without_mac()?, &mac) {
             return Err(Error::integrity(format!("{} was altered", path.display()))
-                .remedy("restore the keys directory from a backup"));
+                .remedy("restore the whole data directory from one backup"));
         }
         Ok(root)
     }
@@ -242,7 +242,7 @@ impl RootFile {
         })?;
         let broken = |why: String| {
             Error::integrity(format!("{} is not a root file of this version: {why}", path.display()))
-                .remedy("restore the keys directory from a backup")
+                .remedy("restore the whole data directory from one backup")
         };
         let file: Self = serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
         if file.format != FORMAT {

@@ -7,9 +7,10 @@ use std::{fs, sync::PoisonError};
 
 use super::{
     Purpose, UnsealedBy, Unsealer, Vault,
+    commit::Commit,
     keyring::{Change, Keyring},
     ring_file::RingFile,
-    store::{Commit, RING_FILE, ROOT_FILE, keys_of, wrap_purpose},
+    store::{RING_FILE, ROOT_FILE, keys_of, wrap_purpose},
 };
 use crate::{
     base::{Context, Result, fs::write_atomic},
@@ -100,7 +101,7 @@ impl Vault {
             file.break_off(format!("the root key was replaced, and then: {error}"));
             return Err(error);
         }
-        *file = written;
+        std::mem::replace(&mut *file, written).overwrite_key();
         *ring = next;
         *self.root.write().unwrap_or_else(PoisonError::into_inner) = successor;
         Ok(())

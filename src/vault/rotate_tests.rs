@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::Write,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -202,7 +203,15 @@ fn a_rekey_cut_off_anywhere_leaves_the_old_root_key_or_the_new_one() {
     let (old_ring, old_root) = (site.file("old-ring", b""), site.file("old-root", b""));
     copy(&site.key("keyring"), &old_ring);
     copy(&site.key("root.json"), &old_root);
+    let header = |blocks: fs::File| {
+        let mut header = [1; 88];
+        blocks.read_exact_at(&mut header, 0).expect("read");
+        header
+    };
+    let blocks = || fs::File::open(site.key("keyring")).expect("the file that is to be replaced");
+    let replaced = blocks();
     vault.rekey(&[passphrase("four words of ours")]).expect("rekeyed");
+    assert_eq!(header(replaced), [0; 88], "no key is left in its blocks");
     drop(vault);
     let (new_ring, new_root) = (site.file("new-ring", b""), site.file("new-root", b""));
     copy(&site.key("keyring"), &new_ring);
@@ -227,7 +236,9 @@ fn a_rekey_cut_off_anywhere_leaves_the_old_root_key_or_the_new_one() {
     copy(&new_root, &site.key("root.json"));
     copy(&new_ring, &site.key("keyring.next"));
     assert_eq!(kind(site.open(&by_old)), ErrorKind::Sealed);
+    let replaced = blocks();
     assert_eq!(read(&site.open(&by_new).expect("opens"), id), b"kept");
+    assert_eq!(header(replaced), [0; 88], "nor in those that are replaced at the next start");
     assert!(!site.key("keyring.next").exists());
     assert_eq!(read(&site.open(&by_new).expect("opens again"), id), b"kept");
     // A stranger's file in its place is no keyring of ours.

@@ -10,10 +10,11 @@ use std::{
 use super::{
     Depot, ObjectReader, ObjectWriter, Purpose, ReadGrant, RootKey, Swept, UnsealedBy, Unsealer, VaultRoot,
     WriteGrant,
+    commit::{Commit, Step, sync_directories_of},
     copy::Held,
     grant::extent_key,
     keyring::{Change, Claim, Entry, Keyring, Wrapped, unwrap, wrap},
-    object::{TEMPORARY_SUFFIX, cause},
+    object::TEMPORARY_SUFFIX,
     ring_file::RingFile,
     sweep::sweep,
 };
@@ -42,7 +43,7 @@ pub struct Vault {
     pub(super) objects_keys: RwLock<BTreeMap<u32, Key>>,
     pub(super) ring: RwLock<Keyring>,
     pub(super) file: Mutex<RingFile>,
-    group: Group<Commit, ()>,
+    pub(super) group: Group<Commit, ()>,
     /// Held while a key is replaced by another.
     pub(super) rotating: Mutex<()>,
     /// Objects that workers are writing: what the keyring will say of them.
@@ -51,19 +52,6 @@ pub struct Vault {
     leaving: Mutex<HashSet<Id>>,
     pub(super) held: Mutex<Held>,
     swept: Swept,
-}
-
-/// Changes that become durable together, what follows from them, and what takes back their preparation.
-#[derive(Default)]
-pub(super) struct Commit {
-    changes: Vec<Change>,
-    then: Vec<Step>,
-    undo: Vec<Step>,
-}
-
-enum Step {
-    Rename(PathBuf, PathBuf),
-    Remove(PathBuf),
 }
 
 impl Vault {
@@ -194,17 +182,6 @@ impl Vault {
     /// Every live object, in order.
     pub fn objects(&self) -> Vec<Id> {
         self.ring().objects.keys().copied().collect()
-    }
-
-    /// What was last left with [`Vault::set_witness`]; empty if nothing was.
-    pub fn witness(&self) -> Vec<u8> {
-        self.ring().witness.clone()
-    }
-
-    /// Keeps a few bytes for another room, sealed and in step with the keyring: the audit log's newest
-    /// checkpoint, so that neither can be put back in time without the other.
-    pub fn set_witness(&self, witness: Vec<u8>) -> Result<()> {
-        self.change(Commit::of(vec![Change::Witness(witness)]))
     }
 
     /// Leave for a worker to read one object.
@@ -378,49 +355,6 @@ impl Vault {
         Ok(Entry { version, length_bytes, header_hash: written.header().hash, under, wrapped_key })
     }
 
-    /// Makes a commit durable together with all that wait.
-    pub(super) fn change(&self, commit: Commit) -> Result<()> {
-        self.group.submit(commit, |commits| self.write(commits))
-    }
-
-    fn write(&self, commits: Vec<Commit>) -> Vec<Result<()>> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let epoch = self.ring().epoch + 1;
-        let changes: Vec<Change> = commits.iter().flat_map(|commit| commit.changes.iter().cloned()).collect();
-        if let Err(error) = file.append(epoch, &changes) {
-            return commits.into_iter().map(|commit| Err(commit.take_back(error.clone()))).collect();
-        }
-        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
-        let done = commits.into_iter().map(|commit| Commit::run(commit.then)).collect();
-        ring.apply(epoch, changes);
-        if file.wants_rewriting() {
-            // The commits stand either way. A rewrite that fails is tried again at the next commit, which hears
-            // of it where it matters: when the file can take no more.
-            let _ = self.rewrite(&mut file, &mut ring);
-        }
-        done
-    }
-
-    #[cfg(test)]
-    pub(super) fn fail(&self) {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner).fail();
-    }
-
-    fn rewrite_keyring(&self) -> Result<()> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
-        self.rewrite(&mut file, &mut ring)
-    }
-
-    /// Writes the keyring whole under a new key of its own. What older versions of the objects' key still wrap is
-    /// wrapped under the newest on this occasion.
-    fn rewrite(&self, file: &mut RingFile, ring: &mut Keyring) -> Result<()> {
-        let rewrapped = self.rewrapped(ring)?;
-        file.replace(&self.root_key(), &rewrapped)?;
-        *ring = rewrapped;
-        Ok(())
-    }
-
     pub(super) fn keys_dir(&self) -> &Path {
         &self.keys_dir
     }
@@ -493,50 +427,6 @@ impl Depot for Vault {
     }
 }
 
-impl Commit {
-    pub(super) fn of(changes: Vec<Change>) -> Self {
-        Self { changes, ..Self::default() }
-    }
-
-    /// Takes every step, also after one that failed, and says which failed first.
-    fn run(steps: Vec<Step>) -> Result<()> {
-        let mut first = Ok(());
-        for step in steps {
-            first = first.and(step.run());
-        }
-        first
-    }
-
-    /// Undoes the preparation of a commit that failed with `error`.
-    fn take_back(self, error: Error) -> Error {
-        match Self::run(self.undo) {
-            Ok(()) => error,
-            Err(second) => error.context(format!("{second}, after this had failed")),
-        }
-    }
-}
-
-impl Step {
-    fn run(self) -> Result<()> {
-        match self {
-            Self::Rename(from, to) => {
-                fs::rename(&from, &to).with_context(|| format!("renaming {}", from.display()))
-            }
-            Self::Remove(path) => remove(&path),
-        }
-    }
-}
-
-/// Removes a file, if it is there.
-pub(super) fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(cause(error).context(format!("removing {}", path.display())))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// `objects/<last two letters>/<id>`: the first letters of an identifier are its time, and would put all in one.
 pub fn object_path(objects: &Path, id: Id) -> PathBuf {
     let name = id.to_string();
@@ -548,12 +438,6 @@ pub(super) fn temporary(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(TEMPORARY_SUFFIX);
     name.into()
-}
-
-/// Syncs each directory that one of the files is in, once.
-fn sync_directories_of(paths: &[PathBuf]) -> Result<()> {
-    let files: BTreeMap<_, _> = paths.iter().map(|path| (path.parent(), path)).collect();
-    files.into_values().try_for_each(|path| sync_parent(path))
 }
 
 fn root_path(data_dir: &Path) -> PathBuf {

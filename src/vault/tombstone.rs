@@ -2,7 +2,7 @@
 //! line an erasure, only ever added to:
 //!
 //! ```text
-//! {"number":0,"install":"ins_…","erasure":"era_…","at_ms":1,"documents":{"doc_…":"ab…"},"previous":""} 12ab…
+//! {"number":0,"install":"ins_…","erasure":"era_…","at_ms":1,"documents":{"doc_…":"ab…"},"emptied":["ans_…"],"previous":""} 12ab…
 //! ```
 //!
 //! The signature is Ed25519, in hexadecimal, by the key that signs receipts and certificates, over the line
@@ -38,6 +38,9 @@ pub struct Tombstone {
     pub at_ms: u64,
     /// The documents' objects, each with the keyed hash of its name in hexadecimal.
     pub documents: BTreeMap<Id, String>,
+    /// Answers and opinions whose words went. Lines of older versions have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub emptied: Vec<Id>,
     previous: String,
 }
 
@@ -61,7 +64,13 @@ impl Vault {
 
     /// Sets a tombstone for an erasure, unless it has one; durable when it returns. The value is what the audit log
     /// has of it: the SHA-256 of its line, in hexadecimal.
-    pub fn bury(&self, erasure: Id, at_ms: u64, documents: &BTreeMap<Id, String>) -> Result<String> {
+    pub fn bury(
+        &self,
+        erasure: Id,
+        at_ms: u64,
+        documents: &BTreeMap<Id, String>,
+        emptied: &[Id],
+    ) -> Result<String> {
         let mut field = self.field()?;
         if let Some(place) = field.tombstones.iter().position(|tombstone| tombstone.erasure == erasure) {
             return Ok(field.hashes.swap_remove(place));
@@ -72,6 +81,7 @@ impl Vault {
             erasure,
             at_ms,
             documents: documents.clone(),
+            emptied: emptied.to_vec(),
             previous: field.hashes.pop().unwrap_or_default(),
         };
         let said = serde_json::to_string(&tombstone).context("writing a tombstone")?;

@@ -21,23 +21,26 @@ fn tombstones_stay_in_order_and_an_erasure_has_one() {
     assert_eq!(vault.tombstones().expect("none yet"), []);
     let erasures = [id(IdKind::Erasure), id(IdKind::Erasure)];
     let (first, second) = (documents(2), documents(1));
-    let hash = vault.bury(erasures[0], 5, &first).expect("buried");
-    vault.bury(erasures[1], 6, &second).expect("buried");
-    assert_eq!(vault.bury(erasures[0], 7, &first).expect("as it is"), hash);
+    let emptied = [id(IdKind::Answer), id(IdKind::Feedback)];
+    let hash = vault.bury(erasures[0], 5, &first, &[]).expect("buried");
+    vault.bury(erasures[1], 6, &second, &emptied).expect("buried");
+    assert_eq!(vault.bury(erasures[0], 7, &first, &[]).expect("as it is"), hash);
     drop(vault);
     let read = site.open().tombstones().expect("they read");
     let taken: Vec<_> = read.iter().map(|stone| (stone.erasure, stone.at_ms, &stone.documents)).collect();
     assert_eq!(taken, [(erasures[0], 5, &first), (erasures[1], 6, &second)]);
+    assert_eq!((&read[0].emptied[..], &read[1].emptied[..]), (&[][..], &emptied[..]));
     let path = site.data().join("keys").join(TOMBSTONES);
     let line = fs::read_to_string(path).expect("the file").lines().next().expect("a line").to_owned();
     assert_eq!(hash, hex(&sha256(line.as_bytes())), "what the log has is the hash of the line");
+    assert!(!line.contains("emptied"), "as older versions wrote it: {line}");
 }
 
 #[test]
 fn an_altered_moved_or_missing_tombstone_is_noticed() {
     let (site, vault) = Site::new();
     for number in 0..3 {
-        vault.bury(id(IdKind::Erasure), number, &documents(1)).expect("buried");
+        vault.bury(id(IdKind::Erasure), number, &documents(1), &[]).expect("buried");
     }
     let path = site.data().join("keys").join(TOMBSTONES);
     let whole = fs::read_to_string(&path).expect("the file");
@@ -45,7 +48,7 @@ fn an_altered_moved_or_missing_tombstone_is_noticed() {
     let altered = whole.replacen("\"at_ms\":1", "\"at_ms\":9", 1);
     assert_ne!(altered, whole);
     let (_elsewhere, foreign) = Site::new();
-    foreign.bury(id(IdKind::Erasure), 0, &documents(1)).expect("buried");
+    foreign.bury(id(IdKind::Erasure), 0, &documents(1), &[]).expect("buried");
     let foreign = fs::read_to_string(foreign.tombstones_path()).expect("the file");
     for text in [
         altered,
@@ -60,7 +63,7 @@ fn an_altered_moved_or_missing_tombstone_is_noticed() {
         fs::write(&path, &text).expect("write");
         let error = vault.tombstones().map(drop).expect_err(&text);
         assert_eq!(error.kind(), ErrorKind::Integrity, "{error}");
-        assert!(vault.bury(id(IdKind::Erasure), 9, &documents(1)).is_err(), "nothing is built on it");
+        assert!(vault.bury(id(IdKind::Erasure), 9, &documents(1), &[]).is_err(), "nothing is built on it");
     }
     fs::write(&path, &whole).expect("write");
     assert_eq!(vault.tombstones().expect("as it was").len(), 3);

@@ -17,6 +17,8 @@ use crate::{
 };
 
 const BUFFER_BYTES: usize = 1 << 20;
+/// The object of a problem with the keyring as a whole.
+pub const KEYRING: &str = "keyring";
 
 /// One thing that is wrong, and what it is wrong with.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -59,8 +61,9 @@ impl Vault {
     /// Only when verifying itself fails or is stopped; what is wrong with objects is in the report.
     pub fn verify(&self, recorded: Option<&VaultRoot>, monitor: &dyn Monitor) -> Result<VerifyReport> {
         let (root, ids) = (self.root(), self.objects());
+        let put_back = recorded.and_then(|then| root.put_back_since(then));
         let mut problems: Vec<Problem> =
-            recorded.and_then(|then| rolled_back(&root, then)).into_iter().collect();
+            put_back.map(|what| Problem { object: KEYRING.into(), what }).into_iter().collect();
         problems.extend(self.unlisted()?);
         let found = Mutex::new((problems, 0u64));
         let (next, threads) = (AtomicUsize::new(0), thread::available_parallelism().map_or(1, usize::from));
@@ -140,18 +143,4 @@ impl Vault {
         };
         Ok(files(objects)?.iter().filter_map(|path| stranger(path)).collect())
     }
-}
-
-fn rolled_back(now: &VaultRoot, then: &VaultRoot) -> Option<Problem> {
-    let what = if now.epoch < then.epoch {
-        format!(
-            "the keyring was put back in time: it is at commit {}, the audit log at {}",
-            now.epoch, then.epoch
-        )
-    } else if now.epoch == then.epoch && now != then {
-        format!("the keyring is not the one whose root the audit log has for commit {}", now.epoch)
-    } else {
-        return None;
-    };
-    Some(Problem { object: "keyring".into(), what })
 }

@@ -25,7 +25,7 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::request::Question;
+use super::question::Question;
 use crate::{
     base::{Context, Error, Monitor, Progress, Result},
     seal::{Secret, WipedVec},
@@ -354,7 +354,7 @@ mod tests {
     use super::*;
     use crate::{
         base::{ErrorKind as Kind, Silent},
-        work::request::{Request, SecretKind},
+        work::{question::SecretKind, request::Request},
     };
 
     /// Runs `client` against a daemon that answers with `answer`.

@@ -1,6 +1,7 @@
 //! How a command reaches the warden: over the admin socket where a daemon holds the data directory, else by
-//! becoming the warden for as long as the command takes. Question and answer are the same either way. Sealing and
-//! unsealing are asked of a daemon alone: there is nobody else who would be sealed.
+//! becoming the warden for as long as the command takes. Question and answer are the same either way. Sealing is asked
+//! of a daemon alone: there is nobody else who would be sealed. Unsealing is too, but for the mark of a seal that a daemon
+//! left behind when it ended.
 
 use std::{
     os::unix::net::UnixStream,
@@ -13,7 +14,10 @@ use serde_json::Value;
 use super::{
     admin,
     policy::Actor,
-    request::{DaemonState, Question, Request, SecretKind},
+    question::{DaemonState, Question, SecretKind},
+    request::Request,
+    seal_mark,
+    sealed::Sealed,
     warden::Warden,
 };
 use crate::{
@@ -86,6 +90,39 @@ pub fn unseal(
     monitor: &dyn Monitor,
 ) -> Result<DaemonState> {
     read_state(admin::ask(daemon(data_dir)?, Question::Unseal(kind), Some(secret), monitor)?)
+}
+
+/// Why nothing that is at hand is used: somebody sealed it. None where nobody did.
+pub fn kept_sealed(data_dir: &Path) -> Option<Error> {
+    seal_mark::is_set(data_dir).then(seal_mark::refusal)
+}
+
+/// Lifts a seal that outlived the daemon which it was asked of: these secrets must open the vault, all in one go, since
+/// there is nobody who would keep some of them. False where a daemon runs, or there is no such seal.
+///
+/// # Errors
+/// `Sealed` where they do not open it, `Usage` where they are too few.
+pub fn lift_seal(
+    site: &Site,
+    secrets: impl FnOnce() -> Result<Vec<(SecretKind, Secret)>>,
+    monitor: &dyn Monitor,
+) -> Result<bool> {
+    if state(&site.data_dir)?.is_some() || !seal_mark::is_set(&site.data_dir) {
+        return Ok(false);
+    }
+    let sealed = Sealed::hold(site)?;
+    for (kind, secret) in secrets()? {
+        if let Some(root) = sealed.bring(rustix::process::geteuid().as_raw(), kind, secret, monitor)? {
+            let warden = sealed.open(root)?;
+            warden.notices().for_each(|notice| monitor.note(notice));
+            return sealed.lift().map(|()| true);
+        }
+    }
+    Err(Error::usage(format!(
+        "these shares are too few, and no daemon keeps them: it is {}",
+        sealed.state()?
+    ))
+    .remedy("name all of them in one command, each with --share-file F; or start `cloister serve` first"))
 }
 
 /// Has the daemon forget the shares that were given so far.

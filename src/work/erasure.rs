@@ -3,11 +3,15 @@
 //! step a process dies in, the next start finishes it before anything else. That start also erases again whatever a
 //! tombstone names and an older database or keyring brought back.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    time::Duration,
+};
 
 use serde_json::Value;
 
 use super::{
+    jobs,
     policy::{Action, Actor},
     request::Erase,
     requests::reached,
@@ -15,13 +19,15 @@ use super::{
 };
 use crate::{
     auditlog::{self, Entry, Outcome},
-    base::{Context, Error, Id, IdKind, Result, hex},
+    base::{Context, Error, Id, IdKind, Monitor, Result, hex},
     improve::{Certificate, SignedCertificate, certificate::RESIDUAL},
     seal::new_id,
     store::{Document, DocumentState, Erasure, ErasureState, Rows, Taken, Writes},
     vault::Tombstone,
 };
 
+/// How often it is looked whether a backup still reads.
+const LOOK_EVERY: Duration = Duration::from_millis(400);
 /// What stands where a row quoted a name.
 const ERASED: &str = "(erased)";
 
@@ -110,6 +116,7 @@ impl Target {
             jobs: rows.redact_jobs(&|text| self.words.redacted(text))?,
             answers: self.answers.len() as u64,
             feedback: self.feedback.len() as u64,
+            emptied: self.answers.iter().chain(&self.feedback).copied().collect(),
         })
     }
 }
@@ -211,18 +218,18 @@ impl Warden {
         Ok(id)
     }
 
-    /// The other steps. `actor` is None where another process began it.
-    pub(super) fn finish_erasure(&self, id: Id, actor: Option<&Actor>) -> Result<SignedCertificate> {
+    /// The other steps. `actor` is None where another process or request began it, `waiting` where nobody waits for a
+    /// backup that still reads older pages of the database.
+    pub(super) fn finish_erasure(
+        &self,
+        id: Id,
+        actor: Option<&Actor>,
+        waiting: Option<&dyn Monitor>,
+    ) -> Result<SignedCertificate> {
         let erasure = self.store.read(|rows| rows.erasure(id))?;
         let erasure = erasure.ok_or_else(|| Error::not_found(format!("there is no erasure {id}")))?;
         let tombstone = self.destroy_keys(&erasure)?;
-        // Its older pages still hold the rows as they were.
-        if !self.store.checkpoint()? {
-            return Err(Error::unavailable(
-                "older pages of the database are still being read, by a backup perhaps",
-            )
-            .remedy("wait until it ends: the next start or the next erasure finishes this one"));
-        }
+        self.empty_older_pages(waiting)?;
         let known = if actor.is_none() { self.outcome_of(id)? } else { None };
         let entry = match known {
             Some(number) => number,
@@ -238,15 +245,35 @@ impl Warden {
         Ok(signed)
     }
 
+    /// They hold the rows as they were.
+    fn empty_older_pages(&self, waiting: Option<&dyn Monitor>) -> Result<()> {
+        let mut said = false;
+        while !self.store.checkpoint()? {
+            let monitor = waiting.filter(|monitor| !monitor.stop_requested()).ok_or_else(|| {
+                Error::unavailable("older pages of the database are still being read, by a backup perhaps")
+            })?;
+            if !said {
+                monitor.note(
+                    "a backup still reads older pages of the database: waiting until it has copied them",
+                );
+                said = true;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
+    }
+
     /// Tombstone first: from then on the documents are erased again wherever they come from.
     fn destroy_keys(&self, erasure: &Erasure) -> Result<Option<String>> {
-        let documents = &erasure.taken.documents;
-        if documents.is_empty() {
+        let Taken { documents, emptied, .. } = &erasure.taken;
+        if documents.is_empty() && emptied.is_empty() {
             return Ok(None);
         }
-        let tombstone = self.vault.bury(erasure.id, erasure.created_at_ms, documents)?;
-        let ids: Vec<Id> = documents.keys().copied().collect();
-        self.vault.erase(&ids)?;
+        let tombstone = self.vault.bury(erasure.id, erasure.created_at_ms, documents, emptied)?;
+        if !documents.is_empty() {
+            let ids: Vec<Id> = documents.keys().copied().collect();
+            self.vault.erase(&ids)?;
+        }
         Ok(Some(tombstone))
     }
 
@@ -283,7 +310,7 @@ impl Warden {
     }
 
     fn certify(&self, erasure: &Erasure, audit_entry: u64) -> Result<SignedCertificate> {
-        let Taken { subjects, asked, documents, quarantined, jobs, answers, feedback } =
+        let Taken { subjects, asked, documents, quarantined, jobs, answers, feedback, emptied: _ } =
             erasure.taken.clone();
         let ids: Vec<Id> = documents.keys().copied().collect();
         let certificate = Certificate {
@@ -310,41 +337,54 @@ impl Warden {
 
     /// Finishes what was begun, and erases again what an older copy brought back. Returns what the administrator should
     /// hear.
-    pub(super) fn finish_erasures(&self) -> Result<Vec<String>> {
+    pub(super) fn finish_erasures(&self, waiting: Option<&dyn Monitor>) -> Result<Vec<String>> {
         let mut notices = Vec::new();
         for tombstone in self.vault.tombstones()? {
             if self.obey(&tombstone)? {
                 notices.push(format!(
-                    "documents that {} had erased were back: the keyring or the database was put back from an older \
-                     day; they are erased again",
+                    "what {} had erased was back: the keyring or the database was put back from an older day; it is \
+                     erased again",
                     tombstone.erasure
                 ));
             }
         }
         for erasure in self.store.read(|rows| rows.erasures(Some(ErasureState::Pending)))? {
-            self.finish_erasure(erasure.id, None)?;
+            self.finish_erasure(erasure.id, None, waiting)?;
             notices.push(format!("erasure {} was not finished; it is now", erasure.id));
         }
         Ok(notices)
     }
 
+    /// Finishes, after a backup, the erasure that it stood in the way of and that nobody waits for any more. Where a job
+    /// computes, which may read documents, that is left to the next erasure or start.
+    pub(super) fn finish_erasures_held_up(&self) -> Result<()> {
+        let Some(_turn) = jobs::turn_if_free(self) else { return Ok(()) };
+        let pending = self.store.read(|rows| rows.erasures(Some(ErasureState::Pending)))?;
+        pending.into_iter().try_for_each(|erasure| self.finish_erasure(erasure.id, None, None).map(drop))
+    }
+
     /// Whether anything that the tombstone names had come back: then its erasure is pending again.
     fn obey(&self, tombstone: &Tombstone) -> Result<bool> {
         let ids: Vec<Id> = tombstone.documents.keys().copied().collect();
-        let (known, standing) = self.store.read(|rows| {
+        let (known, standing, (answers, feedback)) = self.store.read(|rows| {
             let found: Result<Vec<_>> = ids.iter().map(|&id| rows.document(id)).collect();
             let stands = |document: &Document| document.state != DocumentState::Erased;
             let standing: Vec<Document> = found?.into_iter().flatten().filter(stands).collect();
-            Ok((rows.erasure(tombstone.erasure)?.map(|erasure| erasure.state), standing))
+            let known = rows.erasure(tombstone.erasure)?.map(|erasure| erasure.state);
+            // A database that knows the erasure emptied them in the same transaction.
+            let emptied = if known.is_none() { &tombstone.emptied[..] } else { &[] };
+            Ok((known, standing, rows.texts_among(emptied)?))
         })?;
         let held = ids.iter().any(|&id| self.vault.contains(id));
         let cut_off = known == Some(ErasureState::Pending) && standing.is_empty();
-        if cut_off || (standing.is_empty() && !held) {
+        let words = !answers.is_empty() || !feedback.is_empty();
+        if cut_off || (standing.is_empty() && !held && !words) {
             return Ok(false);
         }
         self.store.write(|rows| {
-            let stripped = Target::of(rows, standing, &[])?.strip(rows)?;
-            let taken = Taken { documents: tombstone.documents.clone(), ..stripped };
+            let stripped = Target { answers, feedback, ..Target::of(rows, standing, &[])? }.strip(rows)?;
+            let (documents, emptied) = (tombstone.documents.clone(), tombstone.emptied.clone());
+            let taken = Taken { documents, emptied, ..stripped };
             match known {
                 Some(_) => rows.reopen_erasure(tombstone.erasure),
                 None => rows.add_erasure(tombstone.erasure, "cloister", &taken, tombstone.at_ms),

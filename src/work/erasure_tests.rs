@@ -1,13 +1,20 @@
-use std::{io::Write, path::Path};
+use std::{
+    io::Write,
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use serde_json::json;
 
 use super::*;
 use crate::{
-    base::{ErrorKind, Silent},
+    base::{ErrorKind, Progress, Silent},
     store::{
         AnswerKind, AnswerState, Edge, FinishedAnswer, JobState, Model, NewAnswer, NewDocument, NewFeedback,
-        NewQuarantined, NewRun, NewToken, ObjectState, Relation, TokenizerRow, User,
+        NewQuarantined, NewRun, NewToken, ObjectState, Pinned, Relation, TokenizerRow, User,
     },
     vault::Depot,
     work::{
@@ -291,24 +298,38 @@ fn what_the_user_of_that_name_asked_is_emptied_and_nobody_elses_is() {
     };
     let (mine, about_mine) = answer(theirs, others);
     let (another, about_another) = answer(others, others);
+    let backup = Request::BackupCreate { to: bench.path("disk"), keys: bench.path("stick") };
+    let backup: BackupRow = serde_json::from_value(ask(&warden, backup).unwrap()).unwrap();
     // A person with no document can be erased too.
     let signed = erase(&warden, of_subject("J. Doe")).unwrap();
     assert_eq!((signed.certificate.answers, signed.certificate.feedback), (1, 1));
-    assert!(signed.certificate.documents.is_empty() && warden.vault.tombstones().unwrap().is_empty());
-    warden
-        .store
-        .read(|rows| {
+    assert!(signed.certificate.documents.is_empty());
+    let tombstone = warden.vault.tombstones().unwrap().remove(0);
+    assert_eq!(tombstone.emptied, [mine, about_mine]);
+    let emptied = |warden: &Warden| {
+        let found = warden.store.read(|rows| {
             let emptied = rows.answer(mine)?.unwrap();
             assert_eq!((emptied.prompt.as_str(), emptied.answer.as_str(), emptied.receipt), ("", "", None));
             assert_eq!(rows.answer(another)?.unwrap().prompt, "am I well");
             let feedback = rows.feedback(None)?;
             let words = |id| feedback.iter().find(|row| row.id == id).unwrap().correction.clone();
             assert_eq!((words(about_mine), words(about_another)), (None, Some("yes".into())));
-            Ok(())
-        })
-        .unwrap();
+            rows.erasure(tombstone.erasure)
+        });
+        assert_eq!(found.unwrap().unwrap().taken.emptied, [mine, about_mine]);
+        ask(warden, Request::DataVerify).unwrap();
+    };
+    emptied(&warden);
     assert!(erase(&warden, of_subject("J. Doe")).unwrap_err().to_string().contains("nothing is left"));
-    ask(&warden, Request::DataVerify).unwrap();
+    // A backup from before brings them back, and the tombstone from after empties them again.
+    let site = Site { data_dir: bench.path("restored"), ..bench.site() };
+    let kept = bench.path("data").join("keys/tombstones");
+    let (disk, stick) = (bench.path("disk"), bench.path("stick"));
+    let restored = Warden::restore(&site, &disk, &stick, Some(backup.id), Some(&kept), &Silent).unwrap();
+    assert!(restored.notices.iter().any(|notice| notice.contains("erased again")), "{restored:?}");
+    let warden = Warden::open(&site).unwrap();
+    emptied(&warden);
+    assert!(warden.notices().all(|notice| !notice.contains("erased again")), "once");
 }
 
 struct Trained {
@@ -524,7 +545,7 @@ fn object_file(bench: &Bench, id: Id) -> bool {
 fn cut_off_after_any_step_it_is_finished_by_the_next_start() {
     type Steps = fn(&Warden, &Erasure);
     let bury: Steps = |warden, erasure| {
-        warden.vault.bury(erasure.id, erasure.created_at_ms, &erasure.taken.documents).unwrap();
+        warden.vault.bury(erasure.id, erasure.created_at_ms, &erasure.taken.documents, &[]).unwrap();
     };
     let delete: Steps = |warden, erasure| {
         let ids: Vec<Id> = erasure.taken.documents.keys().copied().collect();
@@ -568,15 +589,65 @@ fn one_that_a_backup_stands_in_the_way_of_is_finished_afterwards() {
     let warden = bench.init();
     let gone = document(&warden, "letters", "/in/doe.txt", &["J. Doe"]);
     let kept = document(&warden, "letters", "/in/roe.txt", &["R. Roe"]);
-    let (pinned, ()) = warden.store.pin(|| Ok(())).unwrap();
-    let error = erase(&warden, of_subject("J. Doe")).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(error.to_string().contains("is begun, and not finished"), "{error}");
+    let pinned = warden.store.pin(|| Ok(())).unwrap().0;
+    let erasure = given_up(&warden, "J. Doe");
     assert!(is_gone(&warden, gone), "the keys are gone all the same");
     drop(pinned);
-    let erasure = warden.store.read(|rows| rows.erasures(None)).unwrap()[0].id;
     drop(warden);
     finished_by_the_next_start(&bench, erasure, gone, kept);
+}
+
+/// Hears that it has to wait, and has the backup end then, or stops waiting where there is none.
+struct Waits(Mutex<Option<Pinned>>, AtomicBool);
+
+impl Monitor for Waits {
+    fn progress(&self, _: &Progress) {}
+
+    fn note(&self, message: &str) {
+        assert!(message.contains("a backup still reads"), "{message}");
+        if self.0.lock().unwrap().take().is_none() {
+            self.1.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.1.load(Ordering::Relaxed)
+    }
+}
+
+/// An erasure that somebody stopped while it waited for a backup.
+fn given_up(warden: &Warden, subject: &str) -> Id {
+    let stops = Waits(Mutex::default(), AtomicBool::default());
+    let error = warden.execute(ACTOR, Request::DataErase(of_subject(subject)), &stops).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("is begun, and not finished"), "{error}");
+    warden.store.read(|rows| rows.erasures(None)).unwrap().pop().unwrap().id
+}
+
+#[test]
+fn one_that_a_backup_stands_in_the_way_of_waits_for_it() {
+    let bench = Bench::new();
+    let warden = bench.init();
+    let gone = document(&warden, "letters", "/in/doe.txt", &["J. Doe"]);
+    let pinned = warden.store.pin(|| Ok(())).unwrap().0;
+    let waits = Waits(Mutex::new(Some(pinned)), AtomicBool::default());
+    let answer = warden.execute(ACTOR, Request::DataErase(of_subject("J. Doe")), &waits).unwrap();
+    let signed: SignedCertificate = serde_json::from_value(answer).unwrap();
+    assert!(signed.certificate.documents.contains_key(&gone) && is_gone(&warden, gone));
+    assert!(waits.0.lock().unwrap().is_none(), "it did wait");
+}
+
+#[test]
+fn one_that_nobody_waits_for_is_finished_when_the_backup_ends() {
+    let bench = Bench::new();
+    let warden = bench.init();
+    document(&warden, "letters", "/in/doe.txt", &["J. Doe"]);
+    let pinned = warden.store.pin(|| Ok(())).unwrap().0;
+    let erasure = given_up(&warden, "J. Doe");
+    drop(pinned);
+    let backup = Request::BackupCreate { to: bench.path("disk"), keys: bench.path("stick") };
+    ask(&warden, backup).unwrap();
+    ask(&warden, Request::DataCertificate { erasure, subject: Some("J. Doe".into()) }).unwrap();
 }
 
 #[test]

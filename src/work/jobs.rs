@@ -74,6 +74,7 @@ pub(super) fn run<T>(
     monitor: &dyn Monitor,
     body: impl FnOnce(&Job<'_>) -> Result<T>,
 ) -> Result<T> {
+    warden.keyring_must_stand()?;
     let id = new_id(IdKind::Job)?;
     let asked = serde_json::to_value(request).context("recording a job")?;
     let kind = request.action().as_str();
@@ -109,14 +110,21 @@ fn end(warden: &Warden, id: Id, error: Option<&Error>, cancelled: bool) -> Resul
     if left.is_empty() { Ok(()) } else { warden.vault.delete_all(&left) }
 }
 
+/// The turn, where no job computes.
+pub(super) fn turn_if_free(warden: &Warden) -> Option<MutexGuard<'_, ()>> {
+    match warden.jobs.compute.try_lock() {
+        Ok(turn) => Some(turn),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
 /// Waits until no other job computes; none does as long as the value is held.
 pub(super) fn take_turn<'a>(warden: &'a Warden, monitor: &dyn Monitor) -> Result<MutexGuard<'a, ()>> {
     let mut said = false;
     loop {
-        match warden.jobs.compute.try_lock() {
-            Ok(turn) => return Ok(turn),
-            Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => {}
+        if let Some(turn) = turn_if_free(warden) {
+            return Ok(turn);
         }
         if monitor.stop_requested() {
             return Err(Error::interrupted("stopped before its turn came"));

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     base::{Context, Error, Id, Result},
     seal::{self, random_bytes},
-    store::ApiToken,
+    store::{ApiToken, User},
 };
 
 const PREFIX: &str = "clst";
@@ -97,7 +97,8 @@ impl Warden {
         })?;
         let token = token.ok_or_else(refused)?;
         let bound = token.certificate.as_deref().map(Fingerprint::parse).transpose()?;
-        if token.revoked_at_ms.is_some() || bound.is_some() && bound != certificate {
+        let is_revoked = token.revoked_at_ms.is_some() || self.is_revoked(&token);
+        if is_revoked || bound.is_some() && bound != certificate {
             return Err(refused());
         }
         if token.expires_at_ms.is_some_and(|expires| expires <= self.now_ms()) {
@@ -114,6 +115,47 @@ impl Warden {
             scope: Arc::new(scope_of(&token)?),
             from: None,
         })
+    }
+
+    /// Whether a token or its user was revoked, whatever their rows say by now.
+    pub(super) fn is_revoked(&self, token: &ApiToken) -> bool {
+        [Some(token.id), token.user].into_iter().flatten().any(|id| self.vault.is_revoked(id))
+    }
+
+    pub(super) fn is_active(&self, user: &User) -> bool {
+        user.active && !self.vault.is_revoked(user.id)
+    }
+
+    /// Makes a revocation, which the database has already, one that no row that is put back undoes.
+    pub(super) fn make_final(&self, ids: &[Id]) -> Result<()> {
+        self.vault.revoke(ids)?;
+        // Where the keyring itself was put back the log tells of that, and has no further root.
+        if self.keyring_must_stand().is_ok() { self.bear_witness() } else { Ok(()) }
+    }
+
+    /// At a start: the keyring learns of revocations that the database alone has, since they were cut off or an older
+    /// version made them. Returns what was undone in the database.
+    pub(super) fn keep_revocations(&self) -> Result<Vec<String>> {
+        let known = self.vault.revoked();
+        let rows = self.store.read(|rows| rows.shut_out())?;
+        let new: Vec<Id> =
+            rows.iter().filter(|(id, out)| *out && !known.contains(id)).map(|row| row.0).collect();
+        if !new.is_empty() {
+            self.vault.revoke(&new)?;
+        }
+        self.undone_revocations()
+    }
+
+    /// Each revoked token and user that its row in the database says to be valid.
+    pub(super) fn undone_revocations(&self) -> Result<Vec<String>> {
+        let known = self.vault.revoked();
+        let rows = self.store.read(|rows| rows.shut_out())?;
+        let undone = rows.into_iter().filter(|(id, out)| !out && known.contains(id));
+        Ok(undone
+            .map(|(id, _)| {
+                format!("{id} was revoked, and its row in the database was put back to before that: it opens nothing")
+            })
+            .collect())
     }
 
     /// Writes down when tokens were last used. Called now and then: a write for each request would cost more than

@@ -19,7 +19,10 @@ const ENTRIES_COMPARED: u64 = 1000;
 /// it no longer knows.
 pub(super) fn run(warden: &Warden) -> Result<Vec<String>> {
     refuse_an_older_database(warden)?;
-    let mut notices = warden.finish_erasures()?;
+    let mut notices = Vec::new();
+    notices.extend(warden.keyring_must_stand().err().map(|error| error.to_string()));
+    notices.extend(warden.keep_revocations()?);
+    notices.extend(warden.finish_erasures(None)?);
     let now = warden.now_ms();
     let interrupted = warden.store.write(|rows| {
         rows.interrupt_runs(now)?;

@@ -12,7 +12,8 @@ use super::{
     doors::Doors,
     lock::Lock,
     policy::Actor,
-    request::{Sealing, SecretKind},
+    question::{Sealing, SecretKind},
+    seal_mark,
     warden::{Warden, hold},
 };
 use crate::{
@@ -86,14 +87,21 @@ impl Sealed {
 
     /// Why nothing here unseals it; None where something might.
     pub fn out_of_reach(&self) -> Result<Option<Error>> {
+        if seal_mark::is_set(&self.site.data_dir) {
+            return Ok(Some(seal_mark::refusal()));
+        }
         Vault::out_of_reach(&self.site.data_dir, self.unsealer_at_hand().as_ref())
     }
 
     /// Opens it with what the site names, or with the key file that is remembered.
     ///
     /// # Errors
-    /// `Sealed` where that does not open it, `Integrity` where its parts do not belong together.
+    /// `Sealed` where that does not open it, or `cloister seal` was the last word; `Integrity` where its parts do not
+    /// belong together.
     pub fn open_with_what_is_at_hand(&self) -> Result<Warden> {
+        if seal_mark::is_set(&self.site.data_dir) {
+            return Err(seal_mark::refusal());
+        }
         self.open(Vault::unseal(&self.site.data_dir, self.unsealer_at_hand().as_ref())?)
     }
 
@@ -119,6 +127,11 @@ impl Sealed {
             warden.audit(more)?;
         }
         Ok(warden)
+    }
+
+    /// From now on it may be opened with what is at hand again. For whoever has seen that it opens.
+    pub fn lift(&self) -> Result<()> {
+        seal_mark::lift(&self.site.data_dir)
     }
 
     pub fn state(&self) -> Result<Sealing> {

@@ -75,7 +75,7 @@ impl Warden {
 
     /// The user of this name and password. Whoever has none, may not log in, or is not there at all costs as much work.
     fn who_knows(&self, name: &str, typed: &Secret) -> Result<(User, Role)> {
-        let user = self.store.read(|rows| rows.user_named(name))?.filter(|user| user.active);
+        let user = self.store.read(|rows| rows.user_named(name))?.filter(|user| self.is_active(user));
         let nobody = PasswordVerifier::of_nobody();
         let verifier = user.as_ref().and_then(|user| user.password.as_ref()).unwrap_or(&nobody);
         let password = Password::read(typed).unwrap_or_else(|_| Password::of_nobody());

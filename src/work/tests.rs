@@ -426,9 +426,27 @@ fn a_keyring_put_back_from_an_older_day_is_told_by_the_root_in_the_log() {
     ask(&warden, Request::DataVerify).unwrap();
     drop(warden);
     std::fs::write(&keyring, older).unwrap();
-    let error = ask(&bench.open(), Request::DataVerify).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Integrity);
-    assert!(error.to_string().contains("put back in time"), "{error}");
+    let refused = |warden: &Warden| {
+        assert!(warden.notices().any(|notice| notice.contains("put back in time")));
+        let job = super::jobs::run(warden, &Actor::Local { uid: 7 }, &Request::Status, &Silent, |_| Ok(()));
+        let backup = Request::BackupCreate { to: bench.path("disk"), keys: bench.path("stick") };
+        let others =
+            [Request::DataVerify, Request::KeyRotate, backup].map(|request| ask(warden, request).map(drop));
+        for outcome in others.into_iter().chain([job]) {
+            let error = outcome.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Integrity);
+            assert!(error.to_string().contains("put back in time"), "{error}");
+        }
+    };
+    let warden = bench.open();
+    refused(&warden);
+    // What grows beyond the recorded commit is no newer for that.
+    (0..20).for_each(|_| warden.vault.set_witness(warden.log.checkpoint().into_bytes()).unwrap());
+    let token = ask(&warden, Request::TokenNew(TokenSpec::of_role("user"))).unwrap();
+    let id = token["id"].as_str().unwrap().parse().unwrap();
+    ask(&warden, Request::TokenRevoke { token: id }).expect("a token is revoked whatever else is wrong");
+    drop(warden);
+    refused(&bench.open());
 }
 
 #[test]
@@ -459,6 +477,74 @@ fn tokens_open_until_they_are_revoked_or_expire() {
     drop(warden);
     assert!(!lies_in_the_clear(&bench.path("data"), &token));
     assert!(ask(&bench.open(), Request::TokenNew(TokenSpec::of_role("root"))).is_err());
+}
+
+/// Puts every user and token back as an older copy of the database has them.
+fn put_rows_back(bench: &Bench) {
+    let database = rusqlite::Connection::open(bench.path("data").join("cloister.db")).unwrap();
+    let older = bench.path("older.db");
+    database
+        .execute_batch(&format!(
+            "ATTACH '{}' AS older; PRAGMA foreign_keys = OFF;
+             REPLACE INTO users SELECT * FROM older.users; REPLACE INTO tokens SELECT * FROM older.tokens;",
+            older.display()
+        ))
+        .unwrap();
+}
+
+#[test]
+fn a_revocation_is_not_undone_by_rows_that_are_put_back() {
+    let bench = Bench::new();
+    let warden = bench.init();
+    ask(&warden, Request::UserAdd { name: "ada".into(), role: "user".into() }).unwrap();
+    let spec = |user: Option<&str>| TokenSpec { user: user.map(str::to_owned), ..TokenSpec::of_role("user") };
+    let [hers, loose, stays] =
+        [Some("ada"), None, None].map(|user| ask(&warden, Request::TokenNew(spec(user))).unwrap());
+    let id = |token: &serde_json::Value| token["id"].as_str().unwrap().parse::<Id>().unwrap();
+    let come =
+        |warden: &Warden, token: &serde_json::Value| warden.authenticate(token["token"].as_str().unwrap());
+    warden.store.checkpoint().unwrap();
+    std::fs::copy(bench.path("data").join("cloister.db"), bench.path("older.db")).unwrap();
+    let shut_out = |warden: &Warden| {
+        ask(warden, Request::TokenRevoke { token: id(&loose) }).unwrap();
+        ask(warden, Request::UserDisable { name: "ada".into() }).unwrap();
+        ask(warden, Request::DataVerify).unwrap();
+    };
+    shut_out(&warden);
+    put_rows_back(&bench);
+    let holds = |warden: &Warden| {
+        assert_eq!(
+            [&hers, &loose].map(|token| come(warden, token).unwrap_err().kind()),
+            [ErrorKind::Denied; 2]
+        );
+        come(warden, &stays).unwrap();
+        let states = |request| {
+            let rows = ask(warden, request).unwrap();
+            rows.as_array()
+                .unwrap()
+                .iter()
+                .map(|row| row["state"].as_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(states(Request::TokenLs), ["revoked", "revoked", "active"]);
+        assert_eq!(states(Request::UserLs), ["disabled"]);
+        assert!(ask(warden, Request::TokenNew(spec(Some("ada")))).is_err());
+        let error = ask(warden, Request::DataVerify).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Integrity);
+        assert!(error.to_string().contains("and 2 more"), "{error}");
+    };
+    holds(&warden);
+    drop(warden);
+    let warden = bench.open();
+    assert!(warden.notices().any(|notice| notice.contains(&id(&loose).to_string())));
+    holds(&warden);
+    shut_out(&warden);
+    // As an older version revoked, or one that was cut off.
+    warden.store.write(|rows| rows.revoke_token(id(&stays), 1)).unwrap();
+    drop(warden);
+    drop(bench.open());
+    put_rows_back(&bench);
+    assert_eq!(come(&bench.open(), &stays).unwrap_err().kind(), ErrorKind::Denied);
 }
 
 #[test]

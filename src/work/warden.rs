@@ -18,10 +18,12 @@ use super::{
     jobs::Jobs,
     lock::{self, Attempt, Lock},
     policy::{Action, Actor, Caller},
+    question::DaemonState,
     reconcile,
-    request::{DaemonState, Request},
+    request::Request,
     requests,
     sealed::Sealed,
+    witness::Witness,
 };
 use crate::{
     auditlog::{AuditLog, Entry, Outcome, open_detail},
@@ -53,6 +55,7 @@ pub struct Warden {
     /// Seals personal details of audit entries, and keys the hashes of prompts and answers there.
     details_key: Key,
     signer: Signer,
+    pub(super) witness: Mutex<Witness>,
     /// What opening it found out of order.
     pub(super) notices: Vec<String>,
     /// Moves whenever what is served by approval does.
@@ -90,6 +93,7 @@ impl Warden {
         let witness = Some(witness.as_str()).filter(|witness| !witness.is_empty());
         let audit_dir = site.data_dir.join("audit");
         let log = AuditLog::open(&audit_dir, vault.install(), vault.signer(Purpose::Audit)?, witness)?;
+        let witness = Mutex::new(Witness::find(&log, &audit_dir, &vault.root())?);
         let mut warden = Self {
             data_dir: site.data_dir.clone(),
             device: site.device,
@@ -98,6 +102,7 @@ impl Warden {
             tokens_used: Mutex::default(),
             details_key: first_columns_key.derive("audit details", b"")?,
             signer: vault.signer(Purpose::Signing)?,
+            witness,
             vault,
             store,
             log,

@@ -14,7 +14,12 @@ use crate::{
 };
 
 pub(super) fn create(warden: &Warden, to: &Path, keys: &Path, monitor: &dyn Monitor) -> Result<Performed> {
-    let row = backup::create(warden, to, keys, monitor)?;
+    let taken = backup::create(warden, to, keys, monitor);
+    let finished = warden.finish_erasures_held_up();
+    // The backup's own failure is what the asker must hear.
+    let row = taken?;
+    finished
+        .map_err(|error| error.context(format!("{} is made; then an erasure was to be finished", row.id)))?;
     let made = Performed::new(&row)?.made(row.id).detail("vault_epoch", row.vault_epoch);
     Ok(made.detail("objects", row.objects).detail("bytes", row.bytes))
 }

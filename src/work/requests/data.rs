@@ -9,7 +9,8 @@ use super::Performed;
 use crate::{
     base::{Error, Id, IdKind, Monitor, Result, hex},
     corpus::{IngestReport, IngestSpec},
-    store::{Document, ErasureState, Quarantined, Rows},
+    store::{Document, ErasureState, Quarantined, Rows, Taken},
+    vault::{KEYRING, Problem},
     work::{
         host::Leave,
         jobs,
@@ -111,7 +112,13 @@ pub(super) fn quarantine(warden: &Warden, collection: Option<&str>) -> Result<Pe
 
 /// Every object against the keyring, the keyring against the database, and the tombstones against the erasures.
 pub(super) fn verify(warden: &Warden, monitor: &dyn Monitor) -> Result<Performed> {
-    let report = warden.vault.verify(warden.recorded_root()?.as_ref(), monitor)?.into_result()?;
+    let mut report = warden.vault.verify(warden.recorded_root().as_ref(), monitor)?;
+    let told = report.problems.iter().any(|problem| problem.object == KEYRING);
+    if let Some(error) = warden.keyring_must_stand().err().filter(|_| !told) {
+        // It has grown since: its number of commits no longer shows that it was put back.
+        report.problems.insert(0, Problem { object: KEYRING.into(), what: error.to_string() });
+    }
+    let report = report.into_result()?;
     let kept = warden.store.read(|rows| rows.kept_objects())?;
     let mut lost: Vec<Id> = kept.into_iter().filter(|&id| !warden.vault.contains(id)).collect();
     lost.sort_unstable();
@@ -124,6 +131,7 @@ pub(super) fn verify(warden: &Warden, monitor: &dyn Monitor) -> Result<Performed
         .remedy("restore the whole data directory from one backup"));
     }
     every_erasure_has_its_tombstone(warden)?;
+    every_revocation_holds(warden)?;
     Ok(Performed::new(&Verified { objects: report.root.objects, bytes: report.bytes })?
         .detail("vault_epoch", report.root.epoch)
         .detail("vault_root", hex(&report.root.hash)))
@@ -134,10 +142,23 @@ fn every_erasure_has_its_tombstone(warden: &Warden) -> Result<()> {
     let stones: HashSet<Id> = warden.vault.tombstones()?.iter().map(|stone| stone.erasure).collect();
     let done = warden.store.read(|rows| rows.erasures(Some(ErasureState::Done)))?;
     let missing =
-        done.iter().find(|erasure| !erasure.taken.documents.is_empty() && !stones.contains(&erasure.id));
+        done.iter().find(|erasure| needs_a_tombstone(&erasure.taken) && !stones.contains(&erasure.id));
     missing.map_or(Ok(()), |erasure| {
         Err(Error::integrity(format!("the tombstone of {} is missing from keys/tombstones", erasure.id))
             .remedy("put the file back from the newest backup"))
+    })
+}
+
+fn needs_a_tombstone(taken: &Taken) -> bool {
+    !taken.documents.is_empty() || !taken.emptied.is_empty()
+}
+
+fn every_revocation_holds(warden: &Warden) -> Result<()> {
+    let undone = warden.undone_revocations()?;
+    undone.first().map_or(Ok(()), |first| {
+        let more = if undone.len() > 1 { format!("; and {} more", undone.len() - 1) } else { String::new() };
+        Err(Error::integrity(format!("{first}{more}"))
+            .remedy("find out who writes to the database, and revoke it again to put the row in order"))
     })
 }
 

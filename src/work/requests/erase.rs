@@ -59,14 +59,16 @@ pub(super) fn erase(
     check(wanted)?;
     // A job that computes reads documents, and one that waits may be about to.
     let _turn = jobs::take_turn(warden, monitor)?;
-    for notice in warden.finish_erasures()? {
+    warden.keyring_must_stand()?;
+    for notice in warden.finish_erasures(Some(monitor))? {
         monitor.note(&notice);
     }
     let erasure = warden.begin_erasure(actor, wanted)?;
-    let certificate = warden.finish_erasure(erasure, Some(actor)).map_err(|error| {
-        error
-            .context(format!("{erasure} is begun, and not finished"))
-            .remedy("start Cloister again: it finishes it before anything else")
+    let certificate = warden.finish_erasure(erasure, Some(actor), Some(monitor)).map_err(|error| {
+        error.context(format!("{erasure} is begun, and not finished")).remedy(format!(
+            "it is finished after the backup, else by the next erasure or the next start; then `cloister data \
+             certificate {erasure}` shows its certificate"
+        ))
     })?;
     Ok(Performed::new(&certificate)?.made(erasure).logged())
 }

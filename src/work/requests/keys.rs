@@ -10,6 +10,7 @@ use crate::{
     work::{
         policy::{Action, Actor},
         request::KeyStatus,
+        seal_mark,
         warden::Warden,
     },
 };
@@ -19,6 +20,7 @@ pub(super) fn status(warden: &Warden) -> Result<Performed> {
 }
 
 pub(super) fn rotate(warden: &Warden) -> Result<Performed> {
+    warden.keyring_must_stand()?;
     warden.vault.rotate()?;
     warden.store.set_keys(&warden.vault.purpose_keys(Purpose::Columns)?)?;
     let tokens_keys = warden.vault.purpose_keys(Purpose::Tokens)?;
@@ -29,8 +31,10 @@ pub(super) fn rotate(warden: &Warden) -> Result<Performed> {
     Ok(Performed::new(&status)?.detail("objects_version", version))
 }
 
-/// The daemon sees it, and ends: only a process that is gone has forgotten everything.
+/// The daemon sees it, and ends: only a process that is gone has forgotten everything. The next one is sealed too, until
+/// somebody unseals it.
 pub(super) fn seal(warden: &Warden) -> Result<Performed> {
+    seal_mark::set(&warden.data_dir)?;
     warden.sealing.store(true, Ordering::Release);
     Performed::new(&())
 }

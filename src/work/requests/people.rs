@@ -34,7 +34,7 @@ pub(super) fn add_user(warden: &Warden, name: &str, role: &str) -> Result<Perfor
     };
     warden.store.write(|rows| rows.add_user(&user))?;
     let id = user.id;
-    Ok(Performed::new(&user_row(user))?.made(id))
+    Ok(Performed::new(&user_row(warden, user))?.made(id))
 }
 
 fn must_be_a_name(whose: &str, name: &str) -> Result<()> {
@@ -46,22 +46,25 @@ fn must_be_a_name(whose: &str, name: &str) -> Result<()> {
 
 pub(super) fn users(warden: &Warden) -> Result<Performed> {
     let users = warden.store.read(|rows| rows.users())?;
-    Performed::new(&users.into_iter().map(user_row).collect::<Vec<_>>())
+    Performed::new(&users.into_iter().map(|user| user_row(warden, user)).collect::<Vec<_>>())
 }
 
 pub(super) fn disable_user(warden: &Warden, name: &str) -> Result<Performed> {
-    let user = warden.store.write(|rows| {
+    let (user, mut gone) = warden.store.write(|rows| {
         let user = rows.user_named(name)?.ok_or_else(|| no_user(name))?;
         rows.disable_user(user.id, warden.now_ms())?;
-        Ok(User { active: false, password: None, ..user })
+        let theirs = rows.tokens()?.into_iter().filter(|token| token.user == Some(user.id) && !token.session);
+        Ok((User { active: false, password: None, ..user }, theirs.map(|token| token.id).collect::<Vec<_>>()))
     })?;
     let id = user.id;
-    Ok(Performed::new(&user_row(user))?.made(id))
+    gone.push(id);
+    warden.make_final(&gone)?;
+    Ok(Performed::new(&user_row(warden, user))?.made(id))
 }
 
 pub(super) fn set_password(warden: &Warden, name: &str, typed: &Secret) -> Result<Performed> {
     let user = warden.store.read(|rows| rows.user_named(name))?.ok_or_else(|| no_user(name))?;
-    if !user.active {
+    if !warden.is_active(&user) {
         return Err(Error::usage(format!("user '{name}' is disabled")));
     }
     if !Role::parse(&user.role)?.may(Action::SessionBegin) {
@@ -85,7 +88,7 @@ fn keep_password(
     what: &str,
 ) -> Result<Performed> {
     let row = warden.store.write(|rows| rows.set_password(user, verifier, warden.now_ms()))?;
-    Ok(Performed::new(&user_row(row))?.made(user).detail("password", what))
+    Ok(Performed::new(&user_row(warden, row))?.made(user).detail("password", what))
 }
 
 pub(super) fn new_token(warden: &Warden, spec: &TokenSpec) -> Result<Performed> {
@@ -97,7 +100,7 @@ pub(super) fn new_token(warden: &Warden, spec: &TokenSpec) -> Result<Performed> 
     }
     let user = user.as_deref().map(|name| {
         let found = warden.store.read(|rows| rows.user_named(name))?.ok_or_else(|| no_user(name))?;
-        if !found.active {
+        if !warden.is_active(&found) {
             return Err(Error::usage(format!("user '{name}' is disabled")));
         }
         if found.role != role.as_str() {
@@ -132,6 +135,7 @@ pub(super) fn tokens(warden: &Warden) -> Result<Performed> {
 
 pub(super) fn revoke_token(warden: &Warden, token: Id) -> Result<Performed> {
     warden.store.write(|rows| rows.revoke_token(token, warden.now_ms()))?;
+    warden.make_final(&[token])?;
     let row = token_rows(warden)?.into_iter().find(|row| row.id == token);
     Performed::new(&row.ok_or_else(|| Error::not_found(format!("there is no token {token}")))?)
 }
@@ -141,37 +145,38 @@ fn token_rows(warden: &Warden) -> Result<Vec<TokenRow>> {
     let now = warden.now_ms();
     warden.store.read(|rows| {
         let names: HashMap<Id, String> = rows.users()?.into_iter().map(|user| (user.id, user.name)).collect();
-        rows.tokens()?.into_iter().map(|token| token_row(token, &names, now)).collect()
+        rows.tokens()?.into_iter().map(|token| token_row(warden, token, &names, now)).collect()
     })
 }
 
-fn token_row(token: ApiToken, names: &HashMap<Id, String>, now: u64) -> Result<TokenRow> {
+fn token_row(warden: &Warden, token: ApiToken, names: &HashMap<Id, String>, now: u64) -> Result<TokenRow> {
     Ok(TokenRow {
         scope: scope_of(&token)?,
+        state: match (token.revoked_at_ms, token.expires_at_ms) {
+            (Some(_), _) => "revoked",
+            _ if warden.is_revoked(&token) => "revoked",
+            (None, Some(expires)) if expires <= now => "expired",
+            _ => "active",
+        }
+        .to_owned(),
         id: token.id,
         role: token.role,
         user: token.user.and_then(|user| names.get(&user).cloned()),
         name: token.name,
         session: token.session,
         certificate: token.certificate,
-        state: match (token.revoked_at_ms, token.expires_at_ms) {
-            (Some(_), _) => "revoked",
-            (None, Some(expires)) if expires <= now => "expired",
-            _ => "active",
-        }
-        .to_owned(),
         created_at_ms: token.created_at_ms,
         expires_at_ms: token.expires_at_ms,
         last_used_at_ms: token.last_used_at_ms,
     })
 }
 
-fn user_row(user: User) -> UserRow {
+fn user_row(warden: &Warden, user: User) -> UserRow {
     UserRow {
+        state: if warden.is_active(&user) { "active" } else { "disabled" }.to_owned(),
         id: user.id,
         name: user.name,
         role: user.role,
-        state: if user.active { "active" } else { "disabled" }.to_owned(),
         password: user.password.is_some(),
         created_at_ms: user.created_at_ms,
     }
