@@ -71,3 +71,15 @@ fn two_hundred_times_while_it_is_restored() {
 fn two_hundred_times_while_it_trains() {
     cut(&scenarios::PRETRAIN);
 }
+
+#[test]
+#[ignore = "long: 200 power cuts"]
+fn two_hundred_times_while_it_erases() {
+    cut(&scenarios::ERASE);
+}
+
+#[test]
+#[ignore = "long: 200 power cuts"]
+fn two_hundred_times_while_it_serves() {
+    cut(&scenarios::SERVE);
+}

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::daemon;
 use crate::harness::Site;
 
 pub struct Scenario {
@@ -172,22 +173,8 @@ pub const RESTORE: Scenario = Scenario {
 
 pub const PRETRAIN: Scenario = Scenario {
     name: "model pretrain",
-    prepare: |site| {
-        init(site);
-        for name in ["a", "b", "c", "d", "e", "f"] {
-            write(site, name, &format!("{name}: the miller counts sacks and the heron waits until dusk. "));
-        }
-        site.run(&["data", "ingest", "in", "--collection", "mill"]).done();
-        site.file(
-            "run.toml",
-            "layers = 1\ndim = 16\nheads = 1\nkv_heads = 1\nffn = 32\ncontext = 32\nmicro_batch = 2\n\
-             batch_tokens = 64\nsteps = 6\ncheckpoint_minutes = 1e-6\nlearning_rate = 1e-3\n\
-             [purpose]\nfor_whom = \"tests\"\nfor_what = \"tests\"\nnot_for_what = \"anything else\"\n",
-        );
-    },
-    command: |_| {
-        words("--threads 1 model pretrain --data mill --vocab-size 264 --config run.toml --name tiny --json")
-    },
+    prepare: before_training,
+    command: |_| words(TRAIN),
     check: |site, reported| {
         let models = site.json_lines(&["model", "ls"]);
         if !reported.is_empty() {
@@ -202,6 +189,88 @@ pub const PRETRAIN: Scenario = Scenario {
     },
     repeats: true,
 };
+
+/// One of two subjects' documents, of which a snapshot, a tokenizer, tokens and a model were made.
+pub const ERASE: Scenario = Scenario {
+    name: "data erase",
+    prepare: |site| {
+        before_training(site);
+        for name in ["x", "y", "z"] {
+            let text = "doe owes the miller nine sacks. ".repeat(30);
+            site.file(&format!("doe/{name}.txt"), format!("{name}. {text}\n"));
+        }
+        site.run(&["data", "ingest", "doe", "--collection", "mill", "--subject", "doe"]).done();
+        train(site);
+    },
+    command: |_| words("data erase --subject doe --yes --json"),
+    check: |site, reported| {
+        let of_doe = documents(site).iter().filter(|row| row["subjects"][0] == "doe").count();
+        assert!(of_doe == 0 || of_doe == 3, "{of_doe} of three are left");
+        let erase = ["data", "erase", "--subject", "doe", "--yes"];
+        if of_doe == 3 {
+            assert_eq!(reported, "", "what was reported erased is there");
+            assert!(erasures(site).is_empty(), "what is there has an outcome in the log");
+            site.run(&erase).done();
+        }
+        let done = erasures(site);
+        assert_eq!(done.len(), 1, "one outcome: {done:?}");
+        let certificate = site.json(&["data", "certificate", done[0].as_str().expect("an id")]);
+        assert_eq!(certificate["certificate"]["documents"].as_object().map(serde_json::Map::len), Some(3));
+        if let Some(signed) = document(reported) {
+            assert_eq!(signed, certificate);
+        }
+        let gone = site.run(&erase);
+        assert!(gone.code == Some(1) && gone.stderr.contains("nothing is left"), "{}", gone.all());
+        assert_eq!(documents(site).len(), 6);
+    },
+    repeats: false,
+};
+
+/// The daemon, asked by a client that keeps what was acknowledged.
+pub const SERVE: Scenario = Scenario {
+    name: "serve",
+    prepare: |site| {
+        with_model(site);
+        let token = site.json(&["token", "new", "--role", "validator"]);
+        site.file("token", token["token"].as_str().expect("a token"));
+    },
+    command: |_| words("serve --listen 127.0.0.1:0 --device cpu"),
+    check: daemon::must_remember,
+    repeats: true,
+};
+
+const TRAIN: &str =
+    "--threads 1 model pretrain --data mill --vocab-size 264 --config run.toml --name tiny --json";
+
+fn before_training(site: &Site) {
+    init(site);
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        write(site, name, &format!("{name}: the miller counts sacks and the heron waits until dusk. "));
+    }
+    site.run(&["data", "ingest", "in", "--collection", "mill"]).done();
+    site.file(
+        "run.toml",
+        "layers = 1\ndim = 16\nheads = 1\nkv_heads = 1\nffn = 32\ncontext = 32\nmicro_batch = 2\n\
+         batch_tokens = 64\nsteps = 6\ncheckpoint_minutes = 1e-6\nlearning_rate = 1e-3\n\
+         [purpose]\nfor_whom = \"tests\"\nfor_what = \"tests\"\nnot_for_what = \"anything else\"\n",
+    );
+}
+
+fn with_model(site: &Site) {
+    before_training(site);
+    train(site);
+}
+
+fn train(site: &Site) {
+    site.run(&words(TRAIN).iter().map(String::as_str).collect::<Vec<_>>()).done();
+}
+
+/// Of which the audit log says that they were done.
+fn erasures(site: &Site) -> Vec<Value> {
+    let entries = site.json_lines(&["audit", "ls", "--limit", "100000"]);
+    let done = entries.iter().filter(|row| row["action"] == "data.erase" && row["outcome"] == "done");
+    done.map(|row| row["object"].clone()).collect()
+}
 
 fn words(command: &str) -> Vec<String> {
     command.split(' ').map(str::to_owned).collect()
