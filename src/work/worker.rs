@@ -42,7 +42,10 @@ pub(super) fn work(socket: UnixStream) -> Result<()> {
 
 fn perform(task: Task, port: &Port) -> Result<Value> {
     match task {
-        Task::Ingest(spec) => json(corpus::ingest::run(&spec, port, port)),
+        Task::Ingest(spec) => {
+            yield_to_who_serves()?;
+            json(corpus::ingest::run(&spec, port, port))
+        }
         Task::Snapshot(spec) => json(corpus::snapshot::run(&spec, port, port)),
         Task::Tokenizer(spec) => json(corpus::tokenizer::run(&spec, port, port)),
         Task::Extents(spec) => json(corpus::extents::run(&spec, port, port)),
@@ -52,6 +55,13 @@ fn perform(task: Task, port: &Port) -> Result<Value> {
         Task::Generate(spec) => json(infer::generate::run(&spec, port, port)),
         Task::Import(spec) => json(import::run(&spec, port, port)),
     }
+}
+
+/// Documents can wait; people who ask cannot. The readers in their cages yield further.
+fn yield_to_who_serves() -> Result<()> {
+    const LAST: i32 = 19;
+    rustix::process::nice(LAST).map_err(std::io::Error::from).context("yielding to whoever serves")?;
+    Ok(())
 }
 
 fn json<T: serde::Serialize>(outcome: Result<T>) -> Result<Value> {
