@@ -128,7 +128,13 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::{base::IdKind, seal::Key};
+    use crate::{
+        base::{
+            IdKind,
+            damage::{FIRST_TIER, again_and_again},
+        },
+        seal::Key,
+    };
 
     fn certificate() -> Certificate {
         let id = |kind| Id::from_parts(kind, 1, [7; 10]);
@@ -198,5 +204,32 @@ mod tests {
         let signature = hex(&signer(1).sign(as_receipt.as_bytes()));
         let forged = SignedCertificate { signature, ..signed };
         assert!(forged.verify(&signer(1).public_key()).is_err());
+    }
+
+    /// Of certificates, in the long tier.
+    const MUTATIONS: u64 = 60_000;
+
+    #[test]
+    fn random_damage_is_refused() {
+        withstands_damage(MUTATIONS / FIRST_TIER);
+    }
+
+    #[test]
+    #[ignore = "the long tier: a minute"]
+    fn random_damage_is_always_refused() {
+        withstands_damage(MUTATIONS);
+    }
+
+    fn withstands_damage(mutations: u64) {
+        let signed = certificate().sign(&signer(1)).expect("signs");
+        let (key, whole) = (signer(1).public_key(), serde_json::to_vec(&signed).expect("plain data"));
+        again_and_again(mutations, 10, &[whole], |_, damaged| {
+            let read = serde_json::from_slice::<SignedCertificate>(damaged);
+            if let Ok(read) =
+                read.map_err(drop).and_then(|read| read.verify(&key).map_err(drop).map(|()| read))
+            {
+                assert_eq!(read.certificate, signed.certificate);
+            }
+        });
     }
 }

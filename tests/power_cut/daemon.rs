@@ -1,4 +1,4 @@
-//! A daemon that loses its power while a client asks, rates and reviews.
+//! A daemon that loses its power while clients ask, rate, review and ingest.
 
 use std::{
     io::{BufRead, BufReader},
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Ran, Site, drain, finish, spawn};
 
-/// How often the client asks, rates and has its rating reviewed.
+/// How often they do.
 const ROUNDS: u64 = 3;
 
 /// Starts the daemon, asks it as long as it answers, and tells it to end. What was acknowledged stands in place of
@@ -59,6 +59,9 @@ fn converse(site: &Site, url: &str, acknowledge: &mut dyn FnMut(Value)) -> Optio
         acknowledge(json!({"feedback": feedback, "comment": body["comment"]}));
         let ran = site.run(&["feedback", "accept", feedback.as_str().expect("an id")]);
         (ran.code == Some(0)).then(|| acknowledge(json!({"accepted": feedback})))?;
+        let file = site.file(&format!("late/{round}.txt"), format!("{round}: the heron waits until dusk.\n"));
+        let ran = site.run(&["data", "ingest", &file, "--collection", "late"]);
+        (ran.code == Some(0)).then(|| acknowledge(json!({"ingested": file})))?;
     }
     Some(())
 }
@@ -86,6 +89,7 @@ pub fn must_remember(site: &Site, acknowledged: &str) {
     let done: Vec<Value> =
         acknowledged.lines().map(|line| serde_json::from_str(line).expect("written above")).collect();
     let rated = site.json_lines(&["feedback", "ls"]);
+    let documents = site.json_lines(&["data", "ls"]);
     for done in &done {
         let of = |id: &Value| rated.iter().find(|row| row["id"] == *id);
         if let Some(id) = done.get("feedback") {
@@ -94,6 +98,9 @@ pub fn must_remember(site: &Site, acknowledged: &str) {
         }
         if let Some(id) = done.get("accepted") {
             assert_eq!(of(id).expect("it was acknowledged before")["state"], "accepted");
+        }
+        if let Some(file) = done.get("ingested") {
+            assert!(documents.iter().any(|row| row["name"] == *file), "{file} is not among {documents:?}");
         }
     }
     let answers: Vec<&Value> = done.iter().filter_map(|done| done.get("answer")).collect();

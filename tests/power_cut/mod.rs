@@ -128,7 +128,8 @@ fn a_daemon_that_answers() {
 fn workers_have_places_of_their_own() {
     let (ran, places) = Stage::set(&scenarios::INGEST).run(None);
     ran.done();
-    let written = places.iter().filter(|place| place.starts_with("fsync data/objects/") && place.ends_with(".tmp"));
+    let written =
+        places.iter().filter(|place| place.starts_with("fsync data/objects/") && place.ends_with(".tmp"));
     assert_eq!(written.count(), 6, "{places:?}");
 }
 
@@ -224,7 +225,11 @@ impl<'a> Stage<'a> {
 
     /// A command ends by itself; a daemon is asked until it is told to end.
     fn drive(&self, command: Command) -> Ran {
-        if self.scenario.name == "serve" { daemon::drive(&self.site, command) } else { finish(spawn(command)) }
+        if self.scenario.name == "serve" {
+            daemon::drive(&self.site, command)
+        } else {
+            finish(spawn(command))
+        }
     }
 
     /// What is to be so when the power is back.
