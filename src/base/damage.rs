@@ -1,36 +1,24 @@
 //! Damage at random, for tests: what a disk, a wire or an enemy makes of bytes that were good. The same seed makes the
 //! same damage.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use super::Philox;
 
 /// The first tier tries this share of what the long tier does.
 pub const FIRST_TIER: u64 = 20;
 
-/// Hands `withstands` so many damaged copies, of one of `wholes` after another. Where it panics, the round says which.
+/// Hands `withstands` so many damaged copies, of one of `wholes` after another.
+///
+/// # Panics
+/// Where `withstands` does, saying of what.
 pub fn again_and_again(rounds: u64, seed: u64, wholes: &[Vec<u8>], mut withstands: impl FnMut(&[u8], &[u8])) {
     for round in 0..rounds {
         let whole = &wholes[(round % wholes.len() as u64) as usize];
         let damaged = damaged(whole, &mut Philox::new(seed, round));
-        let telling = Telling { seed, round, damaged: &damaged };
-        withstands(whole, &damaged);
-        drop(telling);
-    }
-}
-
-/// Says what a test failed of.
-struct Telling<'a> {
-    seed: u64,
-    round: u64,
-    damaged: &'a [u8],
-}
-
-impl Drop for Telling<'_> {
-    #[allow(clippy::print_stderr)] // Shown where the test fails.
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let shown = String::from_utf8_lossy(&self.damaged[..self.damaged.len().min(2000)]);
-            eprintln!("seed {}, round {}: {} bytes: {shown:?}", self.seed, self.round, self.damaged.len());
-        }
+        let outcome = catch_unwind(AssertUnwindSafe(|| withstands(whole, &damaged)));
+        let shown = || String::from_utf8_lossy(&damaged[..damaged.len().min(2000)]).into_owned();
+        assert!(outcome.is_ok(), "seed {seed}, round {round}: {} bytes: {:?}", damaged.len(), shown());
     }
 }
 

@@ -41,11 +41,11 @@ pub(super) fn work(socket: UnixStream) -> Result<()> {
 }
 
 fn perform(task: Task, port: &Port) -> Result<Value> {
+    if !matches!(task, Task::Generate(_)) {
+        yield_to_who_serves()?;
+    }
     match task {
-        Task::Ingest(spec) => {
-            yield_to_who_serves()?;
-            json(corpus::ingest::run(&spec, port, port))
-        }
+        Task::Ingest(spec) => json(corpus::ingest::run(&spec, port, port)),
         Task::Snapshot(spec) => json(corpus::snapshot::run(&spec, port, port)),
         Task::Tokenizer(spec) => json(corpus::tokenizer::run(&spec, port, port)),
         Task::Extents(spec) => json(corpus::extents::run(&spec, port, port)),
@@ -57,7 +57,8 @@ fn perform(task: Task, port: &Port) -> Result<Value> {
     }
 }
 
-/// Documents can wait; people who ask cannot. The readers in their cages yield further.
+/// A job can wait; people who ask cannot. All jobs yield alike, so that a long one does not starve another; the readers
+/// of documents in their cages yield further.
 fn yield_to_who_serves() -> Result<()> {
     const LAST: i32 = 19;
     rustix::process::nice(LAST).map_err(std::io::Error::from).context("yielding to whoever serves")?;

@@ -74,7 +74,7 @@ def hostile(folder):
     external = '<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]><x><w:t>&e;</w:t></x>'
     files = {
         "bomb.docx": docx([("word/document.xml", b" " * (40 << 20))]),
-        "bomb-in-parts.docx": docx([(f"word/header{n}.xml", b" " * (1 << 20)) for n in range(140)]),
+        "bomb-in-parts.docx": docx([("word/document.xml", b" " * (1 << 20))] + [(f"word/header{n}.xml", b" " * (1 << 20)) for n in range(140)]),
         "many-parts.docx": docx([(f"word/{n}", b"") for n in range(20_001)]),
         "deep.docx": docx([("word/document.xml", "<a>" * 100_000)]),
         "laughs.docx": docx([("word/document.xml", laughs("w:t"))]),
