@@ -29,8 +29,8 @@ fn states(site: &Site) -> Vec<(Value, Value)> {
 #[test]
 fn the_next_version_is_proposed_refused_to_its_maker_approved_alone_and_rolled_back() {
     let site = Site::empty();
-    scenarios::with_a_run_file(&site);
-    let train = || site.run(&scenarios::pretrain().iter().map(String::as_str).collect::<Vec<_>>()).done();
+    scenarios::before_training(&site);
+    let train = || scenarios::train(&site);
     let id = |row: Value| row["id"].as_str().expect("an id").to_owned();
     let propose = || id(site.json(&["deploy", "propose", "tiny", "--reason", "bits per byte fell"]));
     let alone = |deployment: &str| {

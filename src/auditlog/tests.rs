@@ -8,7 +8,11 @@ use std::{
 
 use super::{log::CHECKPOINT_FILE, segment::segment_path, *};
 use crate::{
-    base::{ErrorKind, Id, IdKind, Result, fs::SECTOR_BYTES},
+    base::{
+        ErrorKind, Id, IdKind, Result,
+        damage::{FIRST_TIER, again_and_again},
+        fs::SECTOR_BYTES,
+    },
     seal::{Key, PublicKey, Signer},
 };
 
@@ -767,22 +771,64 @@ fn the_log_of_another_installation_is_refused() {
     assert!(!verify(written.path(), &theirs, &[]).expect("runs").problems.is_empty());
 }
 
-/// The long tier: `cargo test --release auditlog -- --ignored --nocapture` also says how fast.
-const LONG_ENTRIES: u64 = 1_000_000;
+/// Of the segments of a log, in the long tier.
+const MUTATIONS: u64 = 150_000;
 
 #[test]
-#[ignore = "the long tier: a minute and half a gigabyte"]
+fn random_damage_is_named() {
+    withstands_damage(MUTATIONS / FIRST_TIER);
+}
+
+#[test]
+#[ignore = "the long tier: minutes"]
+fn random_damage_is_always_named() {
+    withstands_damage(MUTATIONS);
+}
+
+/// Where verify finds nothing wrong, every entry is there.
+fn withstands_damage(mutations: u64) {
+    for (seed, written) in [(4, Written::singly()), (5, Written::grouped()), (6, Written::segmented())] {
+        let whole = written.report();
+        let segments: Vec<_> =
+            written.files.iter().filter(|(path, _)| !path.ends_with(CHECKPOINT_FILE)).collect();
+        for (path, bytes) in &segments {
+            let share = mutations / 3 / segments.len() as u64;
+            again_and_again(share, seed, std::slice::from_ref(bytes), |_, damaged| {
+                fs::write(path, damaged).expect("write");
+                let report = written.report();
+                let is_whole = (report.entries, report.root) == (whole.entries, whole.root);
+                assert!(is_whole || !report.problems.is_empty(), "{report:?}");
+            });
+            fs::write(path, bytes).expect("write");
+        }
+    }
+}
+
+/// The long tier: `cargo test --release auditlog -- --ignored --nocapture` also says how fast.
+const LONG_ENTRIES: u64 = 10_000_000;
+
+#[test]
+fn a_log_of_many_segments_verifies_and_one_edit_in_it_is_named() {
+    verifies_and_names_one_edit(LONG_ENTRIES / FIRST_TIER);
+}
+
+#[test]
+#[ignore = "the long tier: minutes and three gigabytes"]
 fn a_long_log_verifies_and_one_edit_in_it_is_named() {
+    verifies_and_names_one_edit(LONG_ENTRIES);
+}
+
+fn verifies_and_names_one_edit(entries: u64) {
     let directory = tempfile::tempdir().expect("temporary directory");
     let log = open(directory.path()).expect("open");
-    for first in (0..LONG_ENTRIES).step_by(1 << 14) {
-        log.append_together(&(first..LONG_ENTRIES.min(first + (1 << 14))).map(entry).collect::<Vec<_>>());
+    for first in (0..entries).step_by(1 << 14) {
+        log.append_together(&(first..entries.min(first + (1 << 14))).map(entry).collect::<Vec<_>>());
     }
     let start = std::time::Instant::now();
     let report = verify(directory.path(), &key(), &[]).expect("verify");
     let seconds = start.elapsed().as_secs_f64();
-    assert_eq!((report.entries, report.problems), (LONG_ENTRIES, vec![]));
-    println!("{:.1} million entries a minute", LONG_ENTRIES as f64 / seconds * 60.0 / 1e6);
+    assert_eq!((report.entries, report.problems), (entries, vec![]));
+    println!("{:.1} million entries a minute", entries as f64 / seconds * 60.0 / 1e6);
     let path = segment_path(directory.path(), 2);
     let text = fs::read_to_string(&path).expect("read").replacen("test.act", "nice.act", 1);
     fs::write(&path, text).expect("write");

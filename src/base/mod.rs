@@ -1,6 +1,8 @@
 //! What every room stands on: errors that say what to do, identifiers, units, the counter-based
 //! random generator, atomic file writes, and the way long work reports itself.
 
+#[cfg(test)]
+pub(crate) mod damage;
 pub mod error;
 pub mod fs;
 pub mod group;

@@ -46,7 +46,7 @@ fn zip(parts: &[(&str, &[u8])]) -> Vec<u8> {
     package.finish().expect("a package").into_inner()
 }
 
-fn docx(parts: &[(&str, &[u8])]) -> Vec<u8> {
+pub fn docx(parts: &[(&str, &[u8])]) -> Vec<u8> {
     zip(parts)
 }
 
@@ -132,6 +132,19 @@ fn pdf(streams: &[(&str, &[u8])]) -> Vec<u8> {
 fn plain_pdf(objects: &str) -> Vec<u8> {
     format!("%PDF-1.4\n1 0 obj <</Type/Catalog/Pages 2 0 R>> endobj\n{objects}startxref\n0\n%%EOF")
         .into_bytes()
+}
+
+/// A page with a line of text, nothing of it packed.
+pub fn words_pdf() -> Vec<u8> {
+    let content = "BT /F1 12 Tf 1 0 0 1 10 10 Tm (kept words) Tj 0 -14 Td [(and) -250 (more)] TJ ET";
+    plain_pdf(&format!(
+        "2 0 obj <</Type/Pages/Kids[3 0 R]/Count 1>> endobj\n\
+         3 0 obj <</Type/Page/Parent 2 0 R/MediaBox[0 0 99 99]/Contents 4 0 R\
+         /Resources<</Font<</F1 5 0 R>>>>>> endobj\n\
+         4 0 obj <</Length {}>> stream\n{content}\nendstream endobj\n\
+         5 0 obj <</Type/Font/Subtype/Type1/BaseFont/Helvetica/Encoding/WinAnsiEncoding>> endobj\n",
+        content.len(),
+    ))
 }
 
 /// Arrays within arrays, ten thousand deep, where the page's box should be.

@@ -128,7 +128,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        base::{IdKind, hex},
+        base::{
+            IdKind,
+            damage::{FIRST_TIER, again_and_again},
+            hex,
+        },
         seal::Key,
     };
 
@@ -201,5 +205,32 @@ mod tests {
         let signature = hex(&signer(1).sign(as_receipt.as_bytes()));
         let forged = SignedCertificate { signature, ..signed };
         assert!(forged.verify(&signer(1).public_key()).is_err());
+    }
+
+    /// Of certificates, in the long tier.
+    const MUTATIONS: u64 = 60_000;
+
+    #[test]
+    fn random_damage_is_refused() {
+        withstands_damage(MUTATIONS / FIRST_TIER);
+    }
+
+    #[test]
+    #[ignore = "the long tier: a minute"]
+    fn random_damage_is_always_refused() {
+        withstands_damage(MUTATIONS);
+    }
+
+    fn withstands_damage(mutations: u64) {
+        let signed = certificate().sign(&signer(1)).expect("signs");
+        let (key, whole) = (signer(1).public_key(), serde_json::to_vec(&signed).expect("plain data"));
+        again_and_again(mutations, 10, &[whole], |_, damaged| {
+            let read = serde_json::from_slice::<SignedCertificate>(damaged);
+            if let Ok(read) =
+                read.map_err(drop).and_then(|read| read.verify(&key).map_err(drop).map(|()| read))
+            {
+                assert_eq!(read.certificate, signed.certificate);
+            }
+        });
     }
 }

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::{header::TRAILER_BYTES, key::hkdf_sha256, *};
-use crate::base::{Error, ErrorKind, Id, IdKind, Philox, Result};
+use crate::base::{
+    Error, ErrorKind, Id, IdKind, Philox, Result,
+    damage::{FIRST_TIER, again_and_again},
+};
 
 const CHUNK: u32 = 64;
 const STRIDE: usize = CHUNK as usize + 28;
@@ -558,32 +561,25 @@ fn new_identifiers_do_not_repeat() {
     assert_eq!(ids.len(), 10_000);
 }
 
-/// The long tier: `cargo test --release -- --ignored`. Damage at random to objects of random shape.
-const MUTATIONS: u64 = 200_000;
+/// Of sealed objects of every shape, in the long tier.
+const MUTATIONS: u64 = 250_000;
+
+#[test]
+fn random_damage_is_refused() {
+    withstands_damage(MUTATIONS / FIRST_TIER);
+}
 
 #[test]
 #[ignore = "the long tier: minutes"]
 fn random_damage_is_always_refused() {
-    let mut rng = Philox::new(2, 0);
-    for round in 0..MUTATIONS {
-        let sealed = seal(&text(rng.below(400) as usize));
-        let mut damaged = sealed.clone();
-        for _ in 0..=rng.below(3) {
-            let (at, to) =
-                (rng.below(damaged.len() as u64) as usize, rng.below(sealed.len() as u64) as usize);
-            match rng.below(5) {
-                0 => damaged[at] ^= 1 << rng.below(8),
-                1 => damaged.truncate(at),
-                2 => damaged.insert(at, rng.next_u32() as u8),
-                3 => damaged[at] = sealed[to],
-                _ => damaged[at..].iter_mut().zip(&sealed[to..]).for_each(|(into, from)| *into = *from),
-            }
-            if damaged.is_empty() {
-                break;
-            }
+    withstands_damage(MUTATIONS);
+}
+
+fn withstands_damage(mutations: u64) {
+    let wholes: Vec<Vec<u8>> = (0..400).step_by(9).map(|length| seal(&text(length))).collect();
+    again_and_again(mutations, 2, &wholes, |whole, damaged| {
+        if damaged != whole {
+            refused(damaged, "damaged at random");
         }
-        if damaged != sealed {
-            refused(&damaged, format!("round {round}"));
-        }
-    }
+    });
 }

@@ -2,21 +2,30 @@
 
 use std::{io::Write, net::TcpListener, path::Path, time::Instant};
 
+use axum::{body::Body, http};
+use futures_util::StreamExt;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, pem::PemObject};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tower::ServiceExt;
 
 use super::*;
 use crate::{
+    auditlog::{Entry, Outcome},
     base::{Error, ErrorKind, Id, IdKind, Silent},
     corpus,
     device::Device,
     improve::SignedReceipt,
-    infer::testkit,
+    infer::{Generation, Prompt, Sampling, testkit},
     model::{Config, Decoder, Options, weights},
     ops::Exec,
-    serve::{identity, models},
-    store::{AnswerState, Model, ObjectState, TokenizerRow},
+    serve::{
+        api::Api,
+        identity, models,
+        records::{Asked, Records, WardenRecords},
+        routes::router,
+    },
+    store::{AnswerKind, AnswerState, Model, ObjectState, TokenizerRow},
     tensor::DType,
     vault,
     work::{
@@ -777,4 +786,83 @@ fn a_sealed_daemon_stops_when_it_is_told_to() {
     assert!(hear.recv().expect("it listens").is_none());
     daemon.stop();
     Warden::open(&site).expect("let go of");
+}
+
+/// What trust adds before the first token, by parts: `cargo test --release trust_costs -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints timings, asserts nothing"]
+fn what_trust_costs_before_the_first_token() {
+    const ROUNDS: usize = 1000;
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let warden = install(directory.path());
+    add_model(&warden, "rules", 1);
+    let bearer = token(&warden, "user");
+    let records = Arc::new(WardenRecords(Arc::clone(&warden)));
+    let served = models::refresh(&warden, &[], &Device::cpu(Some(1))).expect("it loads");
+    let rules = Arc::clone(&served[0]);
+    let api = Arc::new(Api::new(Arc::clone(&records) as Arc<dyn Records>, Vec::new(), Limits::default()));
+    api.replace_models(served);
+    let router = router(&api);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let caller = records.authenticate(&bearer).expect("a living token");
+    let asked = || Asked {
+        id: crate::seal::new_id(IdKind::Answer).expect("randomness"),
+        caller: caller.clone(),
+        kind: AnswerKind::Completion,
+        model: Arc::clone(&rules.facts),
+        at_ms: 1,
+        prompt_tokens: 3,
+        prompt: SECRET.into(),
+    };
+    let mut plain = std::fs::File::create(directory.path().join("plain")).expect("a file");
+    let mut all: Vec<(&str, Vec<f64>)> = Vec::new();
+    let mut timed = |what: &'static str, action: &mut dyn FnMut()| {
+        let started = Instant::now();
+        action();
+        let took_ms = started.elapsed().as_secs_f64() * 1000.0;
+        match all.iter_mut().find(|(name, _)| *name == what) {
+            Some((_, times)) => times.push(took_ms),
+            None => all.push((what, vec![took_ms])),
+        }
+    };
+    let body =
+        json!({"model": "rules", "prompt": "the controller", "max_tokens": 1, "stream": true}).to_string();
+    for _ in 0..ROUNDS {
+        timed("a plain write and sync of 512 bytes", &mut || {
+            plain.write_all(&[7; 512]).and_then(|()| plain.sync_data()).expect("room");
+        });
+        timed("authentication", &mut || drop(records.authenticate(&bearer).expect("a living token")));
+        timed("an entry of the audit log, durable", &mut || {
+            warden.audit(Entry::new("local:0", "test.act", Outcome::Intent)).expect("room");
+        });
+        timed("intent and sealed prompt, durable", &mut || records.begin_answer(&asked()).expect("room"));
+        timed("first token of the engine alone", &mut || {
+            let prompt = rules.encode(&Prompt::Text("the controller".into())).expect("tokens");
+            let generation = Generation {
+                prompt,
+                sampling: Sampling::default(),
+                stop: Vec::new(),
+                max_tokens: 1,
+                ignore_eos: false,
+            };
+            let mut events = rules.engine.submit(generation).expect("room");
+            runtime.block_on(events.next());
+        });
+        timed("first token of a whole request, without TLS", &mut || {
+            runtime.block_on(async {
+                let request = http::Request::post("/v1/completions")
+                    .header("authorization", format!("Bearer {bearer}"))
+                    .body(Body::from(body.clone()));
+                let response = router.clone().oneshot(request.expect("a request")).await.expect("infallible");
+                let first = response.into_body().into_data_stream().next().await;
+                first.expect("a token").expect("a token");
+            });
+        });
+    }
+    for (what, mut times) in all {
+        times.sort_by(f64::total_cmp);
+        let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+        println!("{what:44} p50 {:7.3} ms  p90 {:7.3} ms  p99 {:7.3} ms", at(0.5), at(0.9), at(0.99));
+    }
 }

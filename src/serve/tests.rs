@@ -28,7 +28,10 @@ use super::{
 };
 use crate::{
     auditlog::Outcome,
-    base::{Error, ErrorKind, Id, IdKind, Monitor, Progress, Result},
+    base::{
+        Error, ErrorKind, Id, IdKind, Monitor, Progress, Result,
+        damage::{FIRST_TIER, again_and_again},
+    },
     improve::Opinion,
     infer::{
         Engine, EngineOptions,
@@ -891,4 +894,42 @@ async fn metrics_count_what_happened() {
         let (_, value) = line.rsplit_once(' ').expect("name and value");
         assert!(value.parse::<f64>().is_ok(), "{line}");
     }
+}
+
+/// Of request bodies, in the long tier.
+const MUTATIONS: u64 = 200_000;
+
+#[test]
+fn bodies_damaged_at_random_are_answered_or_refused() {
+    withstands_damage(MUTATIONS / FIRST_TIER);
+}
+
+#[test]
+#[ignore = "the long tier: minutes"]
+fn bodies_damaged_at_random_are_always_answered_or_refused() {
+    withstands_damage(MUTATIONS);
+}
+
+fn withstands_damage(mutations: u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let bench = bench();
+    let answer = runtime.block_on(bench.complete(prompt(2))).1["id"].clone();
+    let chat = json!({
+        "model": "rules", "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "the é"}],
+        "max_tokens": 1, "temperature": 0.5, "top_p": 0.9, "seed": 7, "stop": ["x"], "stream": false, "user": "u",
+    });
+    let opinion = json!({"answer": answer, "rating": 1, "comment": "good", "correction": "better"});
+    let bodies = [("/v1/chat/completions", chat), ("/v1/completions", prompt(1)), ("/v1/feedback", opinion)];
+    for (seed, (path, body)) in (30..).zip(bodies) {
+        again_and_again(mutations / 3, seed, &[body.to_string().into_bytes()], |_, damaged| {
+            runtime.block_on(async {
+                let response = bench.send(request("POST", path, Some("user"), damaged.to_vec())).await;
+                let status = response.status();
+                let said: Value = serde_json::from_slice(&bytes(response).await).expect("JSON");
+                let refused = status.is_client_error() && said["error"]["message"].is_string();
+                assert!(status == StatusCode::OK || refused, "{path}: {status} {said}");
+            });
+        });
+    }
+    assert_eq!(bench.api.unreadiness(), None, "it would answer the next");
 }

@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    base::{Philox, Silent},
+    base::{
+        Philox, Silent,
+        damage::{FIRST_TIER, again_and_again},
+    },
     text::{Message, StreamDecoder, vocab_size_for},
 };
 
@@ -218,4 +221,30 @@ fn vocabulary_sizes_grow_with_the_corpus_and_fit_sixteen_bits() {
     let sizes: Vec<usize> = (0..50).map(|power| vocab_size_for(1u64 << power)).collect();
     assert!(sizes.is_sorted() && sizes.iter().all(|&size| (512..=65_536).contains(&size)), "{sizes:?}");
     assert_eq!(vocab_size_for(3 << 20), 4096);
+}
+
+/// Of tokenizer files, in the long tier.
+const MUTATIONS: u64 = 30_000;
+
+#[test]
+fn a_file_damaged_at_random_is_refused_or_works() {
+    withstands_damage(MUTATIONS / FIRST_TIER);
+}
+
+#[test]
+#[ignore = "the long tier: minutes"]
+fn a_file_damaged_at_random_is_always_refused_or_works() {
+    withstands_damage(MUTATIONS);
+}
+
+fn withstands_damage(mutations: u64) {
+    let wholes = [small().to_json().expect("plain data"), golden().tokenizer.to_string().into_bytes()];
+    again_and_again(mutations, 8, &wholes, |_, damaged| {
+        let Ok(tokenizer) = Tokenizer::from_json(damaged) else { return };
+        let Ok(tokens) = tokenizer.encode("The controller shall notify it — é😀 without\tdelay.") else {
+            return;
+        };
+        assert!(tokens.iter().all(|&token| (token as usize) < tokenizer.vocab_size()));
+        tokenizer.decode(&tokens);
+    });
 }

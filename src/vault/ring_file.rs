@@ -348,3 +348,58 @@ fn aad(header_hash: &Digest, record: u64) -> [u8; 40] {
     aad[32..].copy_from_slice(&record.to_le_bytes());
     aad
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        base::{
+            ErrorKind, IdKind,
+            damage::{FIRST_TIER, again_and_again},
+        },
+        vault::{Unsealer, Vault},
+    };
+
+    /// Of a keyring with commits, in the long tier.
+    const MUTATIONS: u64 = 100_000;
+
+    #[test]
+    fn random_damage_is_refused_or_is_a_commit_that_never_ended() {
+        withstands_damage(MUTATIONS / FIRST_TIER);
+    }
+
+    #[test]
+    #[ignore = "the long tier: minutes"]
+    fn random_damage_is_always_refused_or_is_a_commit_that_never_ended() {
+        withstands_damage(MUTATIONS);
+    }
+
+    /// It opens to what it held after one of its commits, or not at all.
+    fn withstands_damage(mutations: u64) {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let data = directory.path().join("data");
+        drop(Vault::init(&data, &Unsealer::KeyFile(directory.path().join("root.key"))).expect("init"));
+        let root = Vault::unseal(&data, None).expect("the key file");
+        let path = data.join("keys/keyring");
+        let (mut file, ring, _) = RingFile::open(&path, &root).expect("whole");
+        let mut stood = vec![ring];
+        for number in 0..4 {
+            let changes = vec![
+                Change::Witness(vec![number; 40]),
+                Change::Remove(Id::from_parts(IdKind::Document, 1, [number; 10])),
+            ];
+            let mut ring = stood[stood.len() - 1].clone();
+            file.append(ring.epoch + 1, &changes).expect("room");
+            ring.apply(ring.epoch + 1, changes);
+            stood.push(ring);
+        }
+        let whole = std::fs::read(&path).expect("read");
+        again_and_again(mutations, 3, &[whole], |_, damaged| {
+            std::fs::write(&path, damaged).expect("write");
+            match RingFile::open(&path, &root) {
+                Ok((_, ring, _)) => assert!(stood.contains(&ring), "it opens to what it never held"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Integrity, "{error}"),
+            }
+        });
+    }
+}

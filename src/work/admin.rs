@@ -334,7 +334,13 @@ impl<'a> Lines<'a> {
         match (&mut self.reader).take(room).read_until(b'\n', &mut self.partial) {
             Ok(_) if self.partial.ends_with(b"\n") => {
                 let line = std::mem::take(&mut self.partial);
-                serde_json::from_slice(&line).map(Received::Line).context("reading from the admin socket")
+                // serde's own text quotes what it could not read.
+                serde_json::from_slice(&line).map(Received::Line).map_err(|error| {
+                    Error::failed(format!(
+                        "a line over the admin socket does not read (column {})",
+                        error.column()
+                    ))
+                })
             }
             Ok(_) if self.partial.len() as u64 >= self.bytes_max => {
                 Err(Error::usage(format!("a question may have {} bytes", self.bytes_max)))
@@ -353,7 +359,10 @@ impl<'a> Lines<'a> {
 mod tests {
     use super::*;
     use crate::{
-        base::{ErrorKind as Kind, Silent},
+        base::{
+            ErrorKind as Kind, Silent,
+            damage::{FIRST_TIER, again_and_again},
+        },
         work::{question::SecretKind, request::Request},
     };
 
@@ -507,6 +516,60 @@ mod tests {
             let mut said = String::new();
             (&hasty).read_to_string(&mut said).expect("closed");
             assert_eq!(said, "");
+        });
+    }
+
+    #[test]
+    fn what_does_not_read_is_not_quoted() {
+        for line in
+            ["{\"planted\": 1}\n", "{\"question\": {\"version\": \"planted\", \"question\": \"planted\"}}\n"]
+        {
+            let (mut client, daemon) = UnixStream::pair().expect("a pair");
+            client.write_all(line.as_bytes()).expect("it fits the socket's buffer");
+            let answer = |_: u32, _: Question, _: Secret, _: &dyn Monitor| Ok(Value::Null);
+            let error = answer_one(&daemon, &AtomicBool::new(false), &answer).expect_err("no question");
+            assert!(!error.to_string().contains("planted"), "{error}");
+        }
+    }
+
+    /// Of questions over the admin socket, in the long tier.
+    const MUTATIONS: u64 = 60_000;
+
+    #[test]
+    fn random_damage_to_a_question_costs_that_question() {
+        withstands_damage(MUTATIONS / FIRST_TIER);
+    }
+
+    #[test]
+    #[ignore = "the long tier: a minute"]
+    fn random_damage_to_a_question_always_costs_that_question() {
+        withstands_damage(MUTATIONS);
+    }
+
+    /// Whatever comes, the daemon answers or hangs up, at once.
+    fn withstands_damage(mutations: u64) {
+        let questions = [
+            status(),
+            Question::Warden(Box::new(Request::AuditLs { from: Some(3), limit: 50 })),
+            Question::Unseal { kind: SecretKind::Passphrase, bytes: 3 },
+        ];
+        let wholes = questions.map(|question| {
+            let version = env!("CARGO_PKG_VERSION").to_owned();
+            let mut line = serde_json::to_vec(&Ask::Question { version, question }).expect("plain data");
+            line.extend(b"\nabc");
+            line
+        });
+        let stop = AtomicBool::new(false);
+        let answer = |_: u32, _: Question, secret: Secret, _: &dyn Monitor| {
+            Ok(Value::from(secret.danger_expose().len()))
+        };
+        again_and_again(mutations, 12, &wholes, |_, damaged| {
+            let (mut client, daemon) = UnixStream::pair().expect("a pair");
+            client.write_all(damaged).expect("it fits the socket's buffer");
+            client.shutdown(std::net::Shutdown::Write).expect("the end");
+            if let Err(error) = answer_one(&daemon, &stop, &answer) {
+                assert!(!error.to_string().contains("abc"), "a secret is quoted: {error}");
+            }
         });
     }
 }

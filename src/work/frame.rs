@@ -97,7 +97,13 @@ fn read_rest(from: &mut impl Read, out: &mut [u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::ErrorKind as Kind;
+    use crate::{
+        base::{
+            ErrorKind as Kind, Id, IdKind,
+            damage::{FIRST_TIER, again_and_again},
+        },
+        work::protocol::{Call, FromWorker},
+    };
 
     fn sent(message: &str, secret: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -151,5 +157,51 @@ mod tests {
             assert_eq!(error.kind(), Kind::Integrity, "{text}");
             assert!(!error.to_string().contains("planted"), "{error}");
         }
+    }
+
+    /// Of frames between warden and worker, in the long tier.
+    const MUTATIONS: u64 = 60_000;
+
+    #[test]
+    fn random_damage_is_refused_or_is_a_message() {
+        withstands_damage(MUTATIONS / FIRST_TIER);
+    }
+
+    #[test]
+    #[ignore = "the long tier: a minute"]
+    fn random_damage_is_always_refused_or_is_a_message() {
+        withstands_damage(MUTATIONS);
+    }
+
+    fn withstands_damage(mutations: u64) {
+        let id = Id::from_parts(IdKind::Document, 1, [7; 10]);
+        let calls = [
+            FromWorker::Call(Call::Open(id)),
+            FromWorker::Call(Call::Create { kind: IdKind::Shard, length_bytes: 1 << 40 }),
+            FromWorker::Call(Call::Commit(vec![id, id])),
+            FromWorker::Call(Call::Record {
+                kind: "checkpoints".into(),
+                fact: serde_json::json!({"best": id}),
+            }),
+            FromWorker::Finished(Err(Error::integrity("it was altered").remedy("look"))),
+        ];
+        let wholes = calls.map(|call| {
+            let mut bytes = Vec::new();
+            send_with_secret(&mut bytes, &call, b"secret").expect("in memory");
+            bytes
+        });
+        again_and_again(mutations, 11, &wholes, |_, mut damaged| {
+            // As long as it lasts: what follows a message is the next one.
+            loop {
+                match receive::<FromWorker>(&mut damaged) {
+                    Ok(Some(frame)) => assert!(frame.secret.len() <= SECRET_BYTES_MAX),
+                    Ok(None) => break,
+                    Err(error) => {
+                        assert!(matches!(error.kind(), Kind::Integrity | Kind::Unavailable), "{error}");
+                        break;
+                    }
+                }
+            }
+        });
     }
 }

@@ -41,6 +41,9 @@ pub(super) fn work(socket: UnixStream) -> Result<()> {
 }
 
 fn perform(task: Task, port: &Port) -> Result<Value> {
+    if !matches!(task, Task::Generate(_)) {
+        yield_to_who_serves()?;
+    }
     match task {
         Task::Ingest(spec) => json(corpus::ingest::run(&spec, port, port)),
         Task::Snapshot(spec) => json(corpus::snapshot::run(&spec, port, port)),
@@ -52,6 +55,14 @@ fn perform(task: Task, port: &Port) -> Result<Value> {
         Task::Generate(spec) => json(infer::generate::run(&spec, port, port)),
         Task::Import(spec) => json(import::run(&spec, port, port)),
     }
+}
+
+/// A job can wait; people who ask cannot. All jobs yield alike, so that a long one does not starve another; the readers
+/// of documents in their cages yield further.
+fn yield_to_who_serves() -> Result<()> {
+    const LAST: i32 = 19;
+    rustix::process::nice(LAST).map_err(std::io::Error::from).context("yielding to whoever serves")?;
+    Ok(())
 }
 
 fn json<T: serde::Serialize>(outcome: Result<T>) -> Result<Value> {

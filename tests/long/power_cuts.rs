@@ -74,6 +74,18 @@ fn two_hundred_times_while_it_trains() {
 
 #[test]
 #[ignore = "long: 200 power cuts"]
+fn two_hundred_times_while_it_erases() {
+    cut(&scenarios::ERASE);
+}
+
+#[test]
+#[ignore = "long: 200 power cuts"]
+fn two_hundred_times_while_it_serves() {
+    cut(&scenarios::SERVE);
+}
+
+#[test]
+#[ignore = "long: 200 power cuts"]
 fn two_hundred_times_while_a_model_is_proposed() {
     cut(&scenarios::PROPOSE);
 }

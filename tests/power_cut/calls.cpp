@@ -7,14 +7,16 @@
 //                          without this it stays
 //   POWER_CUT_SEED=S       what is lost of that which was not synced, see disk.h
 //   POWER_CUT_LOG=FILE     gets the calls, one a line: "pwrite keys/keyring"
+//   POWER_CUT_SOCKET=PATH  where the disk listens; nothing is there yet
 //
-// Nothing is really synced: what the kernel holds is the disk. SQLite's -shm is memory that happens to have a name.
+// The process's workers get the library too, and lose their power with it. Nothing is really synced: what the kernel holds is the disk. SQLite's -shm is memory that happens to have a name.
 // Memory mapped to files, and the calls named below that nothing here records, end the process.
 #include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -28,19 +30,18 @@
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
+#include <string>
+#include <vector>
 
 #include "disk.h"
+#include "process.h"
 #include "real.h"
 
 namespace power_cut {
 
 namespace {
-
-std::string setting(const char* name) {
-    const char* value = getenv(name);
-    return value ? value : "";
-}
 
 std::string working_directory() {
     char path[PATH_MAX];
@@ -61,13 +62,9 @@ std::string whole(int directory, const char* path) {
     return (directory == AT_FDCWD ? working_directory() : path_of(directory)) + "/" + path;
 }
 
-// The process's disk, and how far it has come.
+// This process's way to the disk.
 class Power {
 public:
-    // Held by whoever calls: calls go one after another.
-    std::recursive_mutex mutex;
-    Disk disk{setting("POWER_CUT_ASIDE")};
-
     bool reaches(const std::string& path) const {
         return path == root || (path.starts_with(root + "/") && !path.ends_with("-shm"));
     }
@@ -82,42 +79,31 @@ public:
         return reaches(path) ? path : "";
     }
 
-    // A place where the power can go.
-    void place(const char* call, const std::string& path) {
-        log += std::string(call) + " " + (path == root ? "." : path.substr(root.size() + 1)) + "\n";
-        if (++places == at) cut();
+    // Makes a change where the power lasts until then. `perform` gives what the call gives, -1 where it failed; of `fd`
+    // the disk needs to see the file.
+    template <class Perform>
+    auto change(const Question& question, int fd, Perform perform) {
+        const std::lock_guard<std::recursive_mutex> held(mutex);
+        connection.ask(question, fd);
+        const auto outcome = perform();
+        const int error = errno;
+        connection.done(outcome != -1);
+        errno = error;
+        return outcome;
     }
 
-    void end() {
-        log += "the end\n";
-        if (at != 0) cut();
-        write_log();
-    }
-
-    // All that lies with `path` directly below the root.
-    std::string disk_of(const std::string& path) const {
-        return path.substr(0, path.find('/', root.size() + 1));
-    }
+    // What a worker's environment gets.
+    const std::vector<std::string> handed = {
+        "LD_PRELOAD=" + setting("LD_PRELOAD"),
+        "POWER_CUT_ROOT=" + setting("POWER_CUT_ROOT"),
+        "POWER_CUT_SOCKET=" + setting("POWER_CUT_SOCKET"),
+    };
 
 private:
-    [[noreturn]] void cut() {
-        Chance chance(strtoull(setting("POWER_CUT_SEED").c_str(), nullptr, 10));
-        disk.lose(chance);
-        write_log();
-        kill(getpid(), SIGKILL);
-        for (;;) pause();
-    }
-
-    void write_log() const {
-        const std::string path = setting("POWER_CUT_LOG");
-        const int file = real::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-        if (file < 0 || real::pwrite(file, log.data(), log.size(), 0) < 0) give_up("writing", path);
-    }
-
+    // Held by whoever calls: calls go one after another.
+    std::recursive_mutex mutex;
     const std::string root = setting("POWER_CUT_ROOT");
-    const uint64_t at = strtoull(setting("POWER_CUT_AT").c_str(), nullptr, 10);
-    uint64_t places = 0;
-    std::string log;
+    const Connection connection;
 };
 
 // Never destroyed: threads may go on while the process ends.
@@ -126,29 +112,38 @@ Power& power() {
     return all;
 }
 
-using Held = std::lock_guard<std::recursive_mutex>;
+Question question(Change change, const char* call, const std::string& path) {
+    Question asked = {.change = change};
+    if (path.size() >= sizeof asked.path) give_up("the path is too long:", path);
+    memcpy(asked.path, path.c_str(), path.size());
+    strncpy(asked.call, call, sizeof asked.call - 1);
+    return asked;
+}
+
+int truncate_on_disk(int fd, off_t length) {
+    Power& power = power_cut::power();
+    const std::string path = power.path_on_disk(fd);
+    if (path.empty()) return real::ftruncate(fd, length);
+    Question asked = question(Change::truncate, "truncate", path);
+    asked.at = length;
+    const int outcome = power.change(asked, fd, [&] { return real::ftruncate(fd, length); });
+    if (outcome != 0) give_up("truncating", path);
+    return outcome;
+}
 
 int open_on_disk(int directory, const char* name, int flags, mode_t mode) {
     if (!(flags & (O_CREAT | O_TRUNC))) return real::openat(directory, name, flags, mode);
     const std::string path = whole(directory, name);
     Power& power = power_cut::power();
     if (!power.reaches(path)) return real::open(path.c_str(), flags, mode);
-    const Held held(power.mutex);
     struct stat found;
-    const bool is_there = stat(path.c_str(), &found) == 0;
-    if (!is_there && flags & O_CREAT) {
-        power.place("create", path);
-        const int fd = real::open(path.c_str(), flags, mode);
-        if (fd >= 0) power.disk.made_file(fd, path);
-        return fd;
+    if (stat(path.c_str(), &found) != 0 && flags & O_CREAT) {
+        return power.change(question(Change::create, "create", path), -1,
+                            [&] { return real::open(path.c_str(), flags, mode); });
     }
     // First without cutting it: what is cut must be known.
     const int fd = real::open(path.c_str(), flags & ~O_TRUNC, mode);
-    if (fd >= 0 && flags & O_TRUNC && found.st_size > 0) {
-        power.place("truncate", path);
-        power.disk.will_truncate(fd, path, 0);
-        if (real::ftruncate(fd, 0) != 0) give_up("truncating", path);
-    }
+    if (fd >= 0 && flags & O_TRUNC && found.st_size > 0) truncate_on_disk(fd, 0);
     return fd;
 }
 
@@ -158,12 +153,11 @@ ssize_t write_on_disk(const char* call, int fd, size_t count, const off_t* said,
     Power& power = power_cut::power();
     const std::string path = power.path_on_disk(fd);
     if (path.empty() || count == 0) return perform();
-    const Held held(power.mutex);
-    power.place(call, path);
     const bool appends = fcntl(fd, F_GETFL) & O_APPEND;
-    const off_t at = said ? *said : lseek(fd, 0, appends ? SEEK_END : SEEK_CUR);
-    power.disk.will_write(fd, path, at, count);
-    const ssize_t written = perform();
+    Question asked = question(Change::write, call, path);
+    asked.at = said ? *said : lseek(fd, 0, appends ? SEEK_END : SEEK_CUR);
+    asked.bytes = count;
+    const ssize_t written = power.change(asked, fd, perform);
     if (written != ssize_t(count)) give_up("writing", path);
     return written;
 }
@@ -172,73 +166,61 @@ int sync_on_disk(const char* call, int fd) {
     Power& power = power_cut::power();
     const std::string path = power.path_on_disk(fd);
     if (path.empty()) return real::fsync(fd);
-    const Held held(power.mutex);
-    power.place(call, path);
-    power.disk.synced(fd);
-    return 0;
-}
-
-int truncate_on_disk(int fd, off_t length) {
-    Power& power = power_cut::power();
-    const std::string path = power.path_on_disk(fd);
-    if (path.empty()) return real::ftruncate(fd, length);
-    const Held held(power.mutex);
-    power.place("truncate", path);
-    power.disk.will_truncate(fd, path, length);
-    const int outcome = real::ftruncate(fd, length);
-    if (outcome != 0) give_up("truncating", path);
-    return outcome;
+    return power.change(question(Change::sync, call, path), fd, [] { return 0; });
 }
 
 int rename_on_disk(const std::string& from, const std::string& to) {
     Power& power = power_cut::power();
-    if (!power.reaches(from) && !power.reaches(to)) return real::rename(from.c_str(), to.c_str());
-    const Held held(power.mutex);
-    power.place("rename", to);
-    power.disk.will_rename(from, to);
-    const int outcome = real::rename(from.c_str(), to.c_str());
-    const int error = errno;
-    power.disk.confirm(outcome == 0);
-    errno = error;
-    return outcome;
+    const auto perform = [&] { return real::rename(from.c_str(), to.c_str()); };
+    if (!power.reaches(from) && !power.reaches(to)) return perform();
+    // Named by where it goes.
+    Question asked = question(Change::rename, "rename", from);
+    if (to.size() >= sizeof asked.to) give_up("the path is too long:", to);
+    memcpy(asked.to, to.c_str(), to.size());
+    return power.change(asked, -1, perform);
 }
 
 int remove_on_disk(const std::string& path) {
     Power& power = power_cut::power();
+    const auto perform = [&] { return real::unlink(path.c_str()); };
     struct stat found;
-    if (!power.reaches(path) || lstat(path.c_str(), &found) != 0 || !S_ISREG(found.st_mode)) {
-        return real::unlink(path.c_str());
-    }
-    const Held held(power.mutex);
-    power.place("remove", path);
-    power.disk.will_remove(path);
-    const int outcome = real::unlink(path.c_str());
-    const int error = errno;
-    power.disk.confirm(outcome == 0);
-    errno = error;
-    return outcome;
+    if (!power.reaches(path) || lstat(path.c_str(), &found) != 0 || !S_ISREG(found.st_mode)) return perform();
+    return power.change(question(Change::remove, "remove", path), -1, perform);
 }
 
 int make_directory_on_disk(const std::string& path, mode_t mode) {
     Power& power = power_cut::power();
-    if (!power.reaches(path)) return real::mkdir(path.c_str(), mode);
-    const Held held(power.mutex);
+    const auto perform = [&] { return real::mkdir(path.c_str(), mode); };
     struct stat found;
-    if (stat(path.c_str(), &found) != 0) power.place("mkdir", path);
-    const int outcome = real::mkdir(path.c_str(), mode);
-    if (outcome == 0) power.disk.made_directory(path);
-    return outcome;
+    if (!power.reaches(path) || stat(path.c_str(), &found) == 0) return perform();
+    return power.change(question(Change::make_directory, "mkdir", path), -1, perform);
 }
 
 int remove_directory_on_disk(const std::string& path) {
     Power& power = power_cut::power();
-    if (!power.reaches(path)) return real::rmdir(path.c_str());
-    const Held held(power.mutex);
-    power.place("rmdir", path);
-    const int outcome = real::rmdir(path.c_str());
-    if (outcome == 0) power.disk.removed_directory(path);
-    return outcome;
+    const auto perform = [&] { return real::rmdir(path.c_str()); };
+    if (!power.reaches(path)) return perform();
+    return power.change(question(Change::remove_directory, "rmdir", path), -1, perform);
 }
+
+// The environment of a process that is started. A worker loses its power with its warden, which clears its environment;
+// the caged reader of documents, which no call lets near a file, is left alone.
+class Environment {
+public:
+    Environment(char* const arguments[], char* const given[]) : given(given) {
+        const bool is_worker = arguments[0] && arguments[1] && !strcmp(arguments[1], "worker") && !arguments[2];
+        if (!is_worker) return;
+        for (char* const* variable = given; *variable; ++variable) all.push_back(*variable);
+        for (const std::string& variable : power().handed) all.push_back(const_cast<char*>(variable.c_str()));
+        all.push_back(nullptr);
+    }
+
+    char* const* get() const { return all.empty() ? given : all.data(); }
+
+private:
+    char* const* given;
+    std::vector<char*> all;
+};
 
 // rustix calls the kernel itself, past this library: the kernel hands over syncfs, and what nothing here records.
 constexpr int TRAPPED[] = {SYS_syncfs,   SYS_sync,   SYS_truncate, SYS_fallocate,       SYS_pwritev,
@@ -259,15 +241,13 @@ void trapped(int, siginfo_t* info, void* context) {
     auto* const registers = static_cast<ucontext_t*>(context);
     if (info->si_syscall != SYS_syncfs) give_up("the call is not simulated:", std::to_string(info->si_syscall));
     const std::string path = power.path_on_disk(int(argument(registers)));
-    if (!path.empty()) {
-        const Held held(power.mutex);
-        power.place("syncfs", path);
-        power.disk.synced_all(power.disk_of(path));
-    }
+    if (!path.empty()) power.change(question(Change::sync_all, "syncfs", path), -1, [] { return 0; });
     result(registers) = 0;
 }
 
 [[gnu::constructor]] void set_traps() {
+    // Before any trap: the disk's process needs none.
+    power();
     struct sigaction action = {};
     action.sa_sigaction = trapped;
     action.sa_flags = SA_SIGINFO | SA_NODEFER;
@@ -289,9 +269,7 @@ void trapped(int, siginfo_t* info, void* context) {
 }
 
 [[gnu::destructor]] void end() {
-    Power& power = power_cut::power();
-    const Held held(power.mutex);
-    power.end();
+    power().change(question(Change::end, "the end", ""), -1, [] { return 0; });
 }
 
 mode_t mode_in(int flags, va_list more) {
@@ -384,3 +362,9 @@ extern "C" int mkdirat(int directory, const char* path, mode_t mode) noexcept {
     }
 MMAP(mmap)
 MMAP(mmap64)
+
+extern "C" int posix_spawnp(pid_t* process, const char* program, const posix_spawn_file_actions_t* actions,
+                            const posix_spawnattr_t* attributes, char* const arguments[], char* const variables[]) {
+    const Environment environment(arguments, variables);
+    return real::posix_spawnp(process, program, actions, attributes, arguments, environment.get());
+}

@@ -71,8 +71,11 @@ Disk::File& Disk::file(int fd, const std::string& path) {
     const Node of = node(look(fd));
     const auto found = files.find(of);
     if (found != files.end()) return found->second;
-    const std::string again = "/proc/self/fd/" + std::to_string(fd);
-    const int own = real::open(again.c_str(), O_RDWR | O_CLOEXEC);
+    return keep_open(of, "/proc/self/fd/" + std::to_string(fd), path);
+}
+
+Disk::File& Disk::keep_open(const Node& of, const std::string& opened, const std::string& path) {
+    const int own = real::open(opened.c_str(), O_RDWR | O_CLOEXEC);
     if (own < 0) give_up("opening", path);
     return files[of] = {own, path, {}};
 }
@@ -124,8 +127,10 @@ Disk::Entry Disk::entry(Kind kind, const std::string& path) {
     return {kind, node(found), path, {}, {}};
 }
 
-void Disk::made_file(int fd, const std::string& path) {
-    file(fd, path);
+void Disk::made_file(const std::string& path) {
+    struct stat found;
+    if (stat(path.c_str(), &found) != 0) give_up("looking at", path);
+    keep_open(node(found), path, path);
     entries.push_back(entry(Kind::made_file, path));
 }
 

@@ -54,7 +54,7 @@ public:
     void synced(int fd);
 
     // After what makes names, and around what takes them: that keeps what loses its name.
-    void made_file(int fd, const std::string& path);
+    void made_file(const std::string& path);
     void made_directory(const std::string& path);
     void removed_directory(const std::string& path);
     void will_remove(const std::string& path);
@@ -78,7 +78,7 @@ private:
     };
 
     struct File {
-        int fd;  // of our own, for reading and writing; never closed, since that would let go of SQLite's locks
+        int fd;  // of our own, for reading and writing
         std::string path;
         std::vector<Change> unsynced;
     };
@@ -96,6 +96,7 @@ private:
     enum class Fate { kept, lost, torn, scattered };
 
     File& file(int fd, const std::string& path);
+    File& keep_open(const Node& of, const std::string& opened, const std::string& path);
     Entry entry(Kind kind, const std::string& path);
     std::string name_aside();
     std::string keep(const std::string& path);

@@ -8,12 +8,12 @@ use std::{
     sync::OnceLock,
 };
 
-use crate::harness::{Ran, finish, spawn};
+use crate::harness::Ran;
 
 const LANGUAGE: [&str; 8] =
     ["-std=c++20", "-O2", "-fPIC", "-shared", "-pthread", "-Wall", "-Wextra", "-Werror"];
-const SOURCES: [&str; 3] = ["calls.cpp", "disk.cpp", "real.cpp"];
-const HEADERS: [&str; 2] = ["disk.h", "real.h"];
+const SOURCES: [&str; 4] = ["calls.cpp", "disk.cpp", "process.cpp", "real.cpp"];
+const HEADERS: [&str; 3] = ["disk.h", "process.h", "real.h"];
 
 /// When the power goes, and what is lost with it.
 #[derive(Clone, Copy)]
@@ -23,17 +23,25 @@ pub struct Cut {
     pub seed: u64,
 }
 
-/// Runs a command with `root` as its disk. Says how it ended, and by which calls it changed the disk.
-pub fn run(mut command: Command, root: &Path, cut: Option<Cut>) -> (Ran, Vec<String>) {
+/// Runs a command with `root` as its disk, as `drive` does. Says how it ended, and by which calls it and its workers
+/// changed the disk.
+pub fn run(
+    mut command: Command,
+    root: &Path,
+    cut: Option<Cut>,
+    drive: impl FnOnce(Command) -> Ran,
+) -> (Ran, Vec<String>) {
     let outside = tempfile::tempdir().expect("a temporary directory");
     let (aside, log) = (outside.path().join("aside"), outside.path().join("log"));
     fs::create_dir(&aside).expect("a folder");
     command.env("LD_PRELOAD", library()).env("POWER_CUT_ASIDE", aside).env("POWER_CUT_LOG", &log);
     command.env("POWER_CUT_ROOT", fs::canonicalize(root).expect("a folder"));
+    command.env("POWER_CUT_SOCKET", outside.path().join("disk"));
     if let Some(Cut { at, seed }) = cut {
         command.env("POWER_CUT_AT", at.to_string()).env("POWER_CUT_SEED", seed.to_string());
     }
-    let ran = finish(spawn(command));
+    // The disk's process holds what the command says it on until the log is written.
+    let ran = drive(command);
     // A static binary would not load it.
     let log = fs::read_to_string(log)
         .unwrap_or_else(|error| panic!("the library was not loaded, or gave up ({error}):\n{}", ran.all()));

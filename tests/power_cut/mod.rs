@@ -2,8 +2,9 @@
 //! was not synced (`disk.h` says what that may be). Then the product is started again, without the library: what it had
 //! reported done is there, nothing is half done, nothing temporary is left, and the same command succeeds.
 //!
-//! The warden loses its power. Its workers die with it, and what they had written by then counts as synced.
+//! The warden and its workers lose their power together; the caged readers of documents die with them, and reach no disk.
 
+mod daemon;
 mod library;
 pub mod scenarios;
 
@@ -20,7 +21,7 @@ use self::{
     library::{Cut, run},
     scenarios::Scenario,
 };
-use crate::harness::{Ran, Site};
+use crate::harness::{Ran, Site, finish, spawn};
 
 /// Of each scenario. The long tier makes more.
 const CUTS: u64 = 3;
@@ -34,7 +35,8 @@ fn what_was_not_synced_may_be_lost_and_what_was_is_not() {
     let write = |how: &str, seed| {
         let mut command = Command::new("dd");
         command.args(["if=/dev/zero", "bs=2000", "count=1", how]).arg(format!("of={}", place.display()));
-        let (_, places) = run(command, folder.path(), Some(Cut { at: 1000, seed }));
+        let cut = Some(Cut { at: 1000, seed });
+        let (_, places) = run(command, folder.path(), cut, |command| finish(spawn(command)));
         assert_eq!(places.last().map(String::as_str), Some("the end"));
         fs::read(&place).ok()
     };
@@ -121,6 +123,26 @@ fn a_model_that_is_approved() {
     cut_again_and_again(&scenarios::DEPLOY, CUTS, 1);
 }
 
+#[test]
+fn documents_that_are_erased() {
+    cut_again_and_again(&scenarios::ERASE, CUTS, 1);
+}
+
+#[test]
+fn a_daemon_that_answers() {
+    cut_again_and_again(&scenarios::SERVE, CUTS, 1);
+}
+
+/// What a worker wrote is lost with what the warden wrote.
+#[test]
+fn workers_have_places_of_their_own() {
+    let (ran, places) = Stage::set(&scenarios::INGEST).run(None);
+    ran.done();
+    let written =
+        places.iter().filter(|place| place.starts_with("fsync data/objects/") && place.ends_with(".tmp"));
+    assert_eq!(written.count(), 6, "{places:?}");
+}
+
 /// With the root file an installation exists: it must never be found without its content.
 #[test]
 fn the_root_file_is_durable_before_it_has_its_name() {
@@ -203,9 +225,21 @@ impl<'a> Stage<'a> {
     }
 
     fn run(&self, cut: Option<Cut>) -> (Ran, Vec<String>) {
+        run(self.command(), &self.site.at(""), cut, |command| self.drive(command))
+    }
+
+    fn command(&self) -> Command {
         let command = (self.scenario.command)(&self.site);
-        let command = self.site.command(&command.iter().map(String::as_str).collect::<Vec<_>>());
-        run(command, &self.site.at(""), cut)
+        self.site.command(&command.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// A command ends by itself; a daemon is asked until it is told to end.
+    fn drive(&self, command: Command) -> Ran {
+        if self.scenario.name == "serve" {
+            daemon::drive(&self.site, command)
+        } else {
+            finish(spawn(command))
+        }
     }
 
     /// What is to be so when the power is back.
@@ -218,8 +252,7 @@ impl<'a> Stage<'a> {
             assert_eq!(reported, "", "what was reported is not there");
         }
         if self.scenario.repeats || !installed {
-            let command = (self.scenario.command)(site);
-            let again = site.run(&command.iter().map(String::as_str).collect::<Vec<_>>()).done();
+            let again = self.drive(self.command()).done();
             self.must_be_in_order(&again.stdout);
             let left = files_below(&site.at("")).into_iter().filter(|path| is_temporary(path));
             assert_eq!(left.collect::<Vec<_>>(), Vec::<PathBuf>::new());

@@ -82,4 +82,10 @@ void* mmap(void* address, size_t length, int protection, int flags, int fd, off_
     return call(address, length, protection, flags, fd, at);
 }
 
+int posix_spawnp(pid_t* process, const char* program, const posix_spawn_file_actions_t* actions,
+                 const posix_spawnattr_t* attributes, char* const arguments[], char* const variables[]) {
+    static const auto call = next<decltype(::posix_spawnp)>("posix_spawnp");
+    return call(process, program, actions, attributes, arguments, variables);
+}
+
 }  // namespace power_cut::real

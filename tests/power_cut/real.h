@@ -1,6 +1,7 @@
 // The calls as the system has them: what this library calls must not come back to it.
 #pragma once
 
+#include <spawn.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
@@ -19,5 +20,7 @@ int mkdir(const char* path, mode_t mode);
 int rmdir(const char* path);
 int fsync(int fd);
 void* mmap(void* address, size_t length, int protection, int flags, int fd, off_t at);
+int posix_spawnp(pid_t* process, const char* program, const posix_spawn_file_actions_t* actions,
+                 const posix_spawnattr_t* attributes, char* const arguments[], char* const variables[]);
 
 }  // namespace power_cut::real

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::daemon;
 use crate::harness::Site;
 
 pub struct Scenario {
@@ -172,8 +173,8 @@ pub const RESTORE: Scenario = Scenario {
 
 pub const PRETRAIN: Scenario = Scenario {
     name: "model pretrain",
-    prepare: with_a_run_file,
-    command: |_| pretrain(),
+    prepare: before_training,
+    command: |_| words(TRAIN),
     check: |site, reported| {
         let models = site.json_lines(&["model", "ls"]);
         if !reported.is_empty() {
@@ -193,9 +194,9 @@ pub const PRETRAIN: Scenario = Scenario {
 pub const DEPLOY: Scenario = Scenario {
     name: "deploy approve",
     prepare: |site| {
-        with_a_run_file(site);
+        before_training(site);
         for version in ["first", "second"] {
-            site.run(&pretrain().iter().map(String::as_str).collect::<Vec<_>>()).done();
+            train(site);
             let proposed = site.json(&["deploy", "propose", "tiny", "--reason", version]);
             let id = proposed["id"].as_str().expect("an id");
             if version == "first" {
@@ -222,12 +223,45 @@ pub const DEPLOY: Scenario = Scenario {
     repeats: false,
 };
 
+/// One of two subjects' documents, of which a snapshot, a tokenizer, tokens and a model were made.
+pub const ERASE: Scenario = Scenario {
+    name: "data erase",
+    prepare: |site| {
+        before_training(site);
+        for name in ["x", "y", "z"] {
+            let text = "doe owes the miller nine sacks. ".repeat(30);
+            site.file(&format!("doe/{name}.txt"), format!("{name}. {text}\n"));
+        }
+        site.run(&["data", "ingest", "doe", "--collection", "mill", "--subject", "doe"]).done();
+        train(site);
+    },
+    command: |_| words("data erase --subject doe --yes --json"),
+    check: |site, reported| {
+        let of_doe = documents(site).iter().filter(|row| row["subjects"][0] == "doe").count();
+        assert!(of_doe == 0 || of_doe == 3, "{of_doe} of three are left");
+        let erase = ["data", "erase", "--subject", "doe", "--yes"];
+        if of_doe == 3 {
+            assert_eq!(reported, "", "what was reported erased is there");
+            assert!(erasures(site).is_empty(), "what is there has an outcome in the log");
+            site.run(&erase).done();
+        }
+        let done = erasures(site);
+        assert_eq!(done.len(), 1, "one outcome: {done:?}");
+        let certificate = site.json(&["data", "certificate", done[0].as_str().expect("an id")]);
+        assert_eq!(certificate["certificate"]["documents"].as_object().map(serde_json::Map::len), Some(3));
+        if let Some(signed) = document(reported) {
+            assert_eq!(signed, certificate);
+        }
+        let gone = site.run(&erase);
+        assert!(gone.code == Some(1) && gone.stderr.contains("nothing is left"), "{}", gone.all());
+        assert_eq!(documents(site).len(), 6);
+    },
+    repeats: false,
+};
+
 pub const PROPOSE: Scenario = Scenario {
     name: "deploy propose",
-    prepare: |site| {
-        with_a_run_file(site);
-        site.run(&pretrain().iter().map(String::as_str).collect::<Vec<_>>()).done();
-    },
+    prepare: with_model,
     // Each time for another name: the same twice is refused.
     command: |site| {
         let rows = site.json(&["deploy", "ls", "--all"])["deployments"].as_array().map_or(0, Vec::len);
@@ -242,8 +276,24 @@ pub const PROPOSE: Scenario = Scenario {
     repeats: true,
 };
 
+/// The daemon, asked by a client that keeps what was acknowledged.
+pub const SERVE: Scenario = Scenario {
+    name: "serve",
+    prepare: |site| {
+        with_model(site);
+        let token = site.json(&["token", "new", "--role", "validator"]);
+        site.file("token", token["token"].as_str().expect("a token"));
+    },
+    command: |_| words("serve --listen 127.0.0.1:0 --device cpu"),
+    check: daemon::must_remember,
+    repeats: true,
+};
+
+const TRAIN: &str =
+    "--threads 1 model pretrain --data mill --vocab-size 264 --config run.toml --name tiny --json";
+
 /// Documents, and a file for a run of a second.
-pub fn with_a_run_file(site: &Site) {
+pub fn before_training(site: &Site) {
     init(site);
     for name in ["a", "b", "c", "d", "e", "f"] {
         write(site, name, &format!("{name}: the miller counts sacks and the heron waits until dusk. "));
@@ -257,9 +307,21 @@ pub fn with_a_run_file(site: &Site) {
     );
 }
 
+fn with_model(site: &Site) {
+    before_training(site);
+    train(site);
+}
+
 /// A run by that file, whose model is called `tiny`.
-pub fn pretrain() -> Vec<String> {
-    words("--threads 1 model pretrain --data mill --vocab-size 264 --config run.toml --name tiny --json")
+pub fn train(site: &Site) {
+    site.run(&words(TRAIN).iter().map(String::as_str).collect::<Vec<_>>()).done();
+}
+
+/// Of which the audit log says that they were done.
+fn erasures(site: &Site) -> Vec<Value> {
+    let entries = site.json_lines(&["audit", "ls", "--limit", "100000"]);
+    let done = entries.iter().filter(|row| row["action"] == "data.erase" && row["outcome"] == "done");
+    done.map(|row| row["object"].clone()).collect()
 }
 
 fn words(command: &str) -> Vec<String> {

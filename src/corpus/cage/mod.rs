@@ -5,6 +5,7 @@
 
 mod child;
 mod limits;
+mod processor;
 mod walls;
 mod wire;
 
@@ -31,7 +32,8 @@ use super::{
 use crate::base::{Context, Error, Result};
 use wire::{Answer, Request};
 
-/// The longest that one document may take, the child's time alone.
+/// The longest that one document may take: processor time of the child, and time on the clock while it waits for anything
+/// but a processor.
 pub const WALL_MAX: Duration = Duration::from_secs(30);
 /// A child is replaced after this many documents: what a parser leaks does not pile up.
 const DOCUMENTS_PER_CHILD: u32 = 1000;
@@ -212,7 +214,10 @@ impl Running {
         sink: &mut dyn FnMut(Event) -> Result<()>,
     ) -> Result<std::result::Result<Format, Refusing>> {
         self.hush();
-        let mut line = wire::Timed::new(&self.socket, wall_max);
+        let process = self.process.id();
+        let before = processor::look(process).used;
+        let owed = || processor::owed(process, before + wall_max);
+        let mut line = wire::Timed::new(&self.socket, wall_max, &owed);
         if let Err(broken) = wire::send_request(&mut line, &Request { options: options.clone() }, source) {
             return Ok(Err(broken.into()));
         }

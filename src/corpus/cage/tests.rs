@@ -3,7 +3,10 @@
 use std::os::fd::AsFd;
 
 use super::*;
-use crate::corpus::{extract::Piece, hostile};
+use crate::{
+    base::damage::{FIRST_TIER, again_and_again},
+    corpus::{extract::Piece, hostile},
+};
 
 /// Not a test of its own: [`Program::own`] starts the test binary with this one chosen, to be the child.
 #[test]
@@ -244,4 +247,70 @@ fn a_reader_that_cannot_start_is_our_error_and_no_document_s() {
     assert!(missing.to_string().contains("starting the process"), "{missing}");
     let other = extract(program("/bin/false", &[])).expect_err("not a reader");
     assert!(other.to_string().contains("exit code 1"), "{other}");
+}
+
+/// A format's extension, its bytes, and what makes a document of them.
+type Sample = (&'static str, Vec<u8>, fn(&[u8]) -> Vec<u8>);
+
+fn samples() -> Vec<Sample> {
+    macro_rules! sample {
+        ($name:literal) => {
+            include_bytes!(concat!("../../../tests/data/documents/", $name)).to_vec()
+        };
+    }
+    let as_it_is: fn(&[u8]) -> Vec<u8> = <[u8]>::to_vec;
+    let body = "<w:document><w:body><w:p><w:r><w:t xml:space=\"preserve\">kept words </w:t></w:r></w:p><w:tbl><w:tr><w:tc>\
+                <w:p><w:r><w:t>a &amp; b</w:t><w:tab/></w:r></w:p></w:tc></w:tr></w:tbl></w:body></w:document>";
+    let in_a_package = |body: &[u8]| hostile::docx(&[("word/document.xml", body)]);
+    vec![
+        ("txt", "Kept words, é and 😀.\r\nAnd more.\u{0}".repeat(5).into_bytes(), as_it_is),
+        ("md", b"# One\n\nsee [x](y) | a |\n|---|\n\n> **bold** `code`\n\n1. two\n".repeat(3), as_it_is),
+        ("html", sample!("hidden-injection.html"), as_it_is),
+        ("csv", b"name;text\n\"a \"\"b\"\"\";\"two\nlines\"\nc;kept words\n".repeat(3), as_it_is),
+        ("jsonl", sample!("broken-lines.jsonl"), as_it_is),
+        ("pdf", hostile::words_pdf(), as_it_is),
+        ("pdf", sample!("testPDF_no_extract_yes_accessibility_owner_user.pdf"), as_it_is),
+        ("docx", body.into(), in_a_package),
+        ("docx", in_a_package(body.as_bytes()), as_it_is),
+    ]
+}
+
+/// Of documents of every format, in the long tier.
+const MUTATIONS: u64 = 200_000;
+
+#[test]
+fn documents_damaged_at_random_harm_nothing_but_themselves() {
+    withstands_damage(MUTATIONS / FIRST_TIER);
+}
+
+#[test]
+#[ignore = "the long tier: minutes"]
+fn documents_damaged_at_random_never_harm_anything_but_themselves() {
+    withstands_damage(MUTATIONS);
+}
+
+/// Each is read or refused for what it is; its reader never asks for what it may not have, and the next one reads on.
+fn withstands_damage(mutations: u64) {
+    let mut cage = Cage::new(Program::own(false));
+    cage.wall_max = Duration::from_secs(5);
+    let mut ends = std::collections::BTreeMap::<String, u64>::new();
+    let samples = samples();
+    let share = mutations / samples.len() as u64;
+    for (seed, (extension, whole, make)) in (40..).zip(samples) {
+        let options = Options { extension: extension.to_owned(), ..Options::default() };
+        again_and_again(share, seed, &[whole], |_, damaged| {
+            let read = cage.extract(&make(damaged), &options, &mut |_| Ok(())).expect("the cage stands");
+            let end = match read {
+                Ok(_) => "read",
+                Err(refused) => {
+                    assert_ne!(refused.reason, Reason::Forbidden, "{refused:?}");
+                    assert!(!refused.detail.starts_with("signal"), "{refused:?}");
+                    refused.reason.name()
+                }
+            };
+            *ends.entry(format!("{extension} {end}")).or_default() += 1;
+        });
+        assert_eq!(only_text(&mut cage, b"after"), "after");
+    }
+    println!("{ends:?}");
 }

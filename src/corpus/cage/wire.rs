@@ -51,21 +51,34 @@ impl From<io::Error> for Broken {
 pub struct Timed<'s> {
     socket: &'s UnixStream,
     left: Duration,
+    /// Asked when the time is up: what the child has not had of it.
+    owed: &'s dyn Fn() -> Duration,
 }
 
 impl<'s> Timed<'s> {
-    pub fn new(socket: &'s UnixStream, left: Duration) -> Self {
-        Self { socket, left }
+    pub fn new(socket: &'s UnixStream, left: Duration, owed: &'s dyn Fn() -> Duration) -> Self {
+        Self { socket, left, owed }
     }
 
-    fn waiting<T>(&mut self, action: impl FnOnce(&UnixStream, Duration) -> io::Result<T>) -> io::Result<T> {
-        if self.left.is_zero() {
-            return Err(ErrorKind::TimedOut.into());
+    fn waiting<T>(
+        &mut self,
+        mut action: impl FnMut(&UnixStream, Duration) -> io::Result<T>,
+    ) -> io::Result<T> {
+        loop {
+            if self.left.is_zero() {
+                self.left = (self.owed)();
+            }
+            if self.left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            let started = Instant::now();
+            let outcome = action(self.socket, self.left);
+            self.left = self.left.saturating_sub(started.elapsed());
+            match outcome {
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                outcome => return outcome,
+            }
         }
-        let started = Instant::now();
-        let outcome = action(self.socket, self.left);
-        self.left = self.left.saturating_sub(started.elapsed());
-        outcome
     }
 }
 

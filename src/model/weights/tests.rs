@@ -1,6 +1,9 @@
 use super::*;
 use crate::{
-    base::ErrorKind,
+    base::{
+        ErrorKind,
+        damage::{FIRST_TIER, again_and_again},
+    },
     device::Device,
     model::{Decoder, Options, tests::config},
     ops::Exec,
@@ -162,4 +165,43 @@ fn weights_of_another_model_are_refused() {
     ];
     let (_exec, _, mut into) = self::params(DType::F32, None);
     assert!(load(&mut into, &twice).is_err_and(|error| error.to_string().contains("twice")));
+}
+
+/// Of a safetensors file, in the long tier.
+const MUTATIONS: u64 = 60_000;
+
+#[test]
+fn random_damage_costs_an_error_at_most() {
+    withstands_damage(MUTATIONS / FIRST_TIER);
+}
+
+#[test]
+#[ignore = "the long tier: minutes"]
+fn random_damage_always_costs_an_error_at_most() {
+    withstands_damage(MUTATIONS);
+}
+
+/// Of numbers any are good; what names and places them is refused or means what it says.
+fn withstands_damage(mutations: u64) {
+    let (_exec, _, params) = params(DType::F32, Some(3));
+    let whole = saved(&params);
+    let header_bytes =
+        whole.len() - opened(&whole)[0].tensors().map(|(_, info)| bytes_of(info)).sum::<usize>();
+    let (_exec, _, mut into) = self::params(DType::F32, None);
+    let header = whole[..header_bytes].to_vec();
+    again_and_again(mutations, 7, &[header], |_, damaged| {
+        let file = [damaged, &whole[header_bytes..]].concat();
+        let read = WeightsFile::open(file.as_slice()).and_then(|file| {
+            // A configuration that does not read is no reason not to load.
+            let _ = file.config();
+            load(&mut into, &[file])
+        });
+        if let Err(error) = read {
+            assert_eq!(error.kind(), ErrorKind::Integrity, "{error}");
+        }
+    });
+}
+
+fn bytes_of(info: &TensorInfo) -> usize {
+    info.data_offsets.1 - info.data_offsets.0
 }

@@ -121,6 +121,13 @@ fn signed(bytes: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        base::{
+            ErrorKind, IdKind,
+            damage::{FIRST_TIER, again_and_again},
+        },
+        seal::Key,
+    };
 
     #[test]
     fn only_paths_below_the_backup_are_meant() {
@@ -129,6 +136,57 @@ mod tests {
         }
         for path in ["", "/etc/passwd", "../keys", "a/../../b", "./a", "a/.."] {
             assert!(!stays_inside(path), "{path}");
+        }
+    }
+
+    /// Of a backup's list and its signature, in the long tier.
+    const MUTATIONS: u64 = 50_000;
+
+    #[test]
+    fn random_damage_is_refused() {
+        withstands_damage(MUTATIONS / FIRST_TIER);
+    }
+
+    #[test]
+    #[ignore = "the long tier: a minute"]
+    fn random_damage_is_always_refused() {
+        withstands_damage(MUTATIONS);
+    }
+
+    fn withstands_damage(mutations: u64) {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let signer = Signer::new(Key::from_bytes(&[9; 32]).expect("a key"));
+        let id = |kind| Id::from_parts(kind, 1, [7; 10]);
+        let row = |path: &str| FileRow { path: path.into(), bytes: 12, sha256: "ab".repeat(32) };
+        let manifest = Manifest {
+            format: Manifest::format(),
+            backup: id(IdKind::Backup),
+            install: id(IdKind::Install),
+            version: "0.1.0".into(),
+            taken_at_ms: 3,
+            public_key: receipt::key_text(&signer.public_key()),
+            vault_epoch: 4,
+            vault_root: "cd".repeat(32),
+            audit_checkpoint: "note\n".into(),
+            files: vec![row("cloister.db"), row("audit/000001.log")],
+            keys: vec![row("keyring")],
+            objects: vec![row("objects/AB/doc_1"), row("objects/CD/doc_2")],
+        };
+        manifest.write(folder.path(), &signer).expect("room");
+        for name in [MANIFEST_FILE, SIGNATURE_FILE] {
+            let path = folder.path().join(name);
+            let whole = std::fs::read(&path).expect("read");
+            again_and_again(mutations / 2, 9, std::slice::from_ref(&whole), |_, damaged| {
+                std::fs::write(&path, damaged).expect("write");
+                // White space around a signature, and the case of its letters, are no part of it.
+                match Manifest::read(folder.path(), Some(&signer.public_key())) {
+                    Ok(read) => assert_eq!(read, manifest),
+                    Err(error) => {
+                        assert!(error.kind() == ErrorKind::Integrity || name == SIGNATURE_FILE, "{error}")
+                    }
+                }
+            });
+            std::fs::write(&path, whole).expect("write");
         }
     }
 }
