@@ -27,10 +27,12 @@ use crate::{
 pub const EXTENT_TOKENS_MAX: usize = 1 << 16;
 /// Extents are gathered in memory up to this and then written as one shard.
 const SHARD_BYTES: usize = 64 << 20;
-/// Neighbouring extents are read together up to this when all of them are wanted.
-const READ_BYTES: usize = 1 << 20;
-/// So many such reads are under way on the disk before the first of them is opened.
-const READS_AHEAD: usize = 8;
+/// Neighbouring extents are read together up to this when all of them are wanted: a core's cache holds it until it is opened.
+const READ_BYTES: usize = 512 << 10;
+/// So many such reads are a thread's turn: two threads that fill the same large page at once would both zero it.
+const READS_A_TURN: usize = 8;
+/// So many turns are under way on the disk before the first of them is opened.
+const TURNS_AHEAD: usize = 2;
 
 const MAGIC: &[u8; 8] = b"CLTOK\0\0\x02";
 /// Magic, number of extents, bytes of a token, snapshot and tokenizer.
@@ -381,22 +383,22 @@ impl<'d> TokenSet<'d> {
     /// As [`TokenSet::read`].
     pub fn load(&self, threads: usize) -> Result<Loaded> {
         let groups = self.groups();
-        let mut blobs = fresh_memory(groups.iter().map(|group| self.length(group)).sum())?;
+        let turns: Vec<&[Range<usize>]> = groups.chunks(READS_A_TURN).collect();
+        let length = |turn: &[Range<usize>]| turn.iter().map(|group| self.length(group)).sum::<usize>();
+        let mut blobs = fresh_memory(turns.iter().map(|turn| length(turn)).sum())?;
         let mut rest = &mut blobs[..];
         let mut begin = 0;
-        groups.iter().take(READS_AHEAD).for_each(|group| self.will_read(group));
-        let places = groups.iter().enumerate().map(|(number, group)| {
-            if let Some(later) = groups.get(number + READS_AHEAD) {
+        turns.iter().take(TURNS_AHEAD).for_each(|turn| self.will_read(turn));
+        let places = turns.iter().enumerate().map(|(number, turn)| {
+            if let Some(later) = turns.get(number + TURNS_AHEAD) {
                 self.will_read(later);
             }
-            let place = (begin, rest.split_off_mut(..self.length(group)).expect("the sum of all lengths"));
+            let place = (begin, rest.split_off_mut(..length(turn)).expect("the sum of all lengths"));
             begin += place.1.len();
-            (group.clone(), place)
+            (*turn, place)
         });
         let mut runs = Vec::with_capacity(self.extents.len());
-        let open = |(group, (begin, blobs)): (Range<usize>, (usize, &mut [u8]))| {
-            self.open_group(group.clone(), begin, blobs)
-        };
+        let open = |(turn, place): (&[Range<usize>], (usize, &mut [u8]))| self.open_turn(turn, place);
         parallel::in_order(threads, places, open, |opened: Vec<Run>| {
             runs.extend(opened);
             Ok(())
@@ -413,10 +415,12 @@ impl<'d> TokenSet<'d> {
         self.places[group.clone()].iter().map(Place::length).sum()
     }
 
-    /// Lets the disk begin with a group.
-    fn will_read(&self, group: &Range<usize>) {
-        let first = self.places[group.start];
-        self.shards[first.shard as usize].0.will_read_carried(first.offset, self.length(group));
+    /// Lets the disk begin with a turn's groups.
+    fn will_read(&self, turn: &[Range<usize>]) {
+        for group in turn {
+            let first = self.places[group.start];
+            self.shards[first.shard as usize].0.will_read_carried(first.offset, self.length(group));
+        }
     }
 
     /// Runs of extents that lie behind one another in one shard.
@@ -438,19 +442,25 @@ impl<'d> TokenSet<'d> {
         groups
     }
 
-    /// Fills `blobs` with those of a group, opens each where it lies, and says where the tokens are, counted
-    /// from `begin`.
-    fn open_group(&self, group: Range<usize>, mut begin: usize, blobs: &mut [u8]) -> Result<Vec<Run>> {
-        let first = self.places[group.start];
-        self.shards[first.shard as usize].0.read_carried_at(first.offset, blobs)?;
-        let mut rest = blobs;
-        let mut runs = Vec::with_capacity(group.len());
-        for index in group {
-            let blob = rest.split_off_mut(..self.places[index].length()).expect("the sum of all lengths");
-            let packed = self.open_extent(index, blob)?;
-            let width = self.source(index).width;
-            runs.push(Run { packed: begin + packed.start..begin + packed.end, width });
-            begin += blob.len();
+    /// Fills `rest` with the blobs of a turn's groups, opens each where it lies, and says where the tokens are,
+    /// counted from `begin`.
+    fn open_turn(
+        &self,
+        turn: &[Range<usize>],
+        (mut begin, mut rest): (usize, &mut [u8]),
+    ) -> Result<Vec<Run>> {
+        let mut runs = Vec::new();
+        for group in turn {
+            let first = self.places[group.start];
+            let blobs = &mut rest[..self.length(group)];
+            self.shards[first.shard as usize].0.read_carried_at(first.offset, blobs)?;
+            for index in group.clone() {
+                let blob = rest.split_off_mut(..self.places[index].length()).expect("the sum of all lengths");
+                let packed = self.open_extent(index, blob)?;
+                let width = self.source(index).width;
+                runs.push(Run { packed: begin + packed.start..begin + packed.end, width });
+                begin += blob.len();
+            }
         }
         Ok(runs)
     }
