@@ -805,7 +805,7 @@ fn what_trust_costs_before_the_first_token() {
     let router = router(&api);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.expect("a runtime");
-    let caller = records.authenticate(&bearer).expect("a living token");
+    let caller = records.authenticate(&bearer, None).expect("a living token");
     let asked = || Asked {
         id: crate::seal::new_id(IdKind::Answer).expect("randomness"),
         caller: caller.clone(),
@@ -832,7 +832,7 @@ fn what_trust_costs_before_the_first_token() {
         timed("a plain write and sync of 512 bytes", &mut || {
             plain.write_all(&[7; 512]).and_then(|()| plain.sync_data()).expect("room");
         });
-        timed("authentication", &mut || drop(records.authenticate(&bearer).expect("a living token")));
+        timed("authentication", &mut || drop(records.authenticate(&bearer, None).expect("a living token")));
         timed("an entry of the audit log, durable", &mut || {
             warden.audit(Entry::new("local:0", "test.act", Outcome::Intent)).expect("room");
         });

@@ -551,11 +551,12 @@ mod tests {
         let questions = [
             status(),
             Question::Warden(Box::new(Request::AuditLs { from: Some(3), limit: 50 })),
-            Question::Unseal { kind: SecretKind::Passphrase, bytes: 3 },
+            Question::Unseal(SecretKind::Passphrase),
         ];
         let wholes = questions.map(|question| {
             let version = env!("CARGO_PKG_VERSION").to_owned();
-            let mut line = serde_json::to_vec(&Ask::Question { version, question }).expect("plain data");
+            let ask = Ask::Question { version, question, secret_bytes: 3 };
+            let mut line = serde_json::to_vec(&ask).expect("plain data");
             line.extend(b"\nabc");
             line
         });

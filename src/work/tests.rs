@@ -501,8 +501,9 @@ fn a_revocation_is_not_undone_by_rows_that_are_put_back() {
     let [hers, loose, stays] =
         [Some("ada"), None, None].map(|user| ask(&warden, Request::TokenNew(spec(user))).unwrap());
     let id = |token: &serde_json::Value| token["id"].as_str().unwrap().parse::<Id>().unwrap();
-    let come =
-        |warden: &Warden, token: &serde_json::Value| warden.authenticate(token["token"].as_str().unwrap());
+    let come = |warden: &Warden, token: &serde_json::Value| {
+        warden.authenticate(token["token"].as_str().unwrap(), None)
+    };
     warden.store.checkpoint().unwrap();
     std::fs::copy(bench.path("data").join("cloister.db"), bench.path("older.db")).unwrap();
     let shut_out = |warden: &Warden| {
