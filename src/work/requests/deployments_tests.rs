@@ -14,7 +14,9 @@ use crate::{
     },
 };
 
+/// Of a millisecond of its own, so that it sorts behind those that were made before.
 fn id(kind: IdKind) -> Id {
+    std::thread::sleep(std::time::Duration::from_millis(1));
     new_id(kind).unwrap()
 }
 
