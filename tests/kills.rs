@@ -280,6 +280,6 @@ fn nobody_who_holds_keys_leaves_a_core() {
         wait_until_it_says(&mut command, "step ");
         ended_by(command, sign);
     }
-    assert_eq!(cores(&site.at("")), [PathBuf::new(); 0]);
+    assert!(cores(&site.at("")).is_empty(), "{:?}", cores(&site.at("")));
     whole(&site);
 }

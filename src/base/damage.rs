@@ -83,7 +83,7 @@ mod tests {
         let whole: Vec<u8> = (0..=255).collect();
         let of = |seed| {
             let mut all = Vec::new();
-            again_and_again(200, seed, &[whole.clone()], |_, damaged| all.push(damaged.to_vec()));
+            again_and_again(200, seed, std::slice::from_ref(&whole), |_, damaged| all.push(damaged.to_vec()));
             all
         };
         assert_eq!(of(1), of(1));
