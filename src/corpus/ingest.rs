@@ -29,8 +29,9 @@ use super::{
 };
 use crate::base::{Context, Error, Monitor, Progress, Result};
 
-/// A batch is handed over when it holds this many documents, or this much text, or has waited this long.
-const BATCH_DOCUMENTS: usize = 512;
+/// A batch is handed over when it holds this many documents, or this much text, or has waited this long. Each document of a
+/// batch may hold a file open.
+const BATCH_DOCUMENTS: usize = 256;
 const BATCH_TEXT_BYTES: usize = 16 << 20;
 const BATCH_WAIT: Duration = Duration::from_secs(2);
 /// How many findings of one file may wait for the files before it.

@@ -111,7 +111,7 @@ fn what_was_handed_over_before_a_stop_stays() {
     let error = run(&spec(directory.path()), &kept, &StopsEarly(Mutex::new(0))).unwrap_err();
     assert_eq!(error.kind(), crate::base::ErrorKind::Interrupted);
     let documents = kept.documents.into_inner().expect("no panic").len();
-    assert!((512..600).contains(&documents), "{documents}");
+    assert!((BATCH_DOCUMENTS..600).contains(&documents), "{documents}");
 }
 
 struct Full;

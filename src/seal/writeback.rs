@@ -26,6 +26,11 @@ impl Writeback {
     pub fn into_file(self) -> File {
         self.file
     }
+
+    /// Lets the disk begin with all of `file` that it does not have yet.
+    pub fn begin(file: &File) {
+        begin(file, 0, 0);
+    }
 }
 
 impl Write for Writeback {
@@ -34,12 +39,7 @@ impl Write for Writeback {
         self.written_bytes += written as u64;
         let ready = self.written_bytes - self.begun_bytes;
         if ready >= STEP_BYTES {
-            let range = (self.begun_bytes as libc::off64_t, ready as libc::off64_t);
-            // A hint: where the file system does not take it, the sync at the end does the work.
-            // SAFETY: a call with a descriptor of ours and three numbers.
-            unsafe {
-                libc::sync_file_range(self.file.as_raw_fd(), range.0, range.1, libc::SYNC_FILE_RANGE_WRITE)
-            };
+            begin(&self.file, self.begun_bytes, ready);
             self.begun_bytes = self.written_bytes;
         }
         Ok(written)
@@ -48,4 +48,11 @@ impl Write for Writeback {
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
+}
+
+/// A hint: where the file system does not take it, the sync at the end does the work. A length of 0 is up to the end.
+fn begin(file: &File, from: u64, len_bytes: u64) {
+    let (from, length) = (from as libc::off64_t, len_bytes as libc::off64_t);
+    // SAFETY: a call with a descriptor that is open and three numbers.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), from, length, libc::SYNC_FILE_RANGE_WRITE) };
 }

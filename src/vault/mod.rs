@@ -27,7 +27,7 @@ pub use copy::{Hold, KeysCopy};
 pub use depot::Depot;
 pub use grant::{ReadGrant, WriteGrant};
 pub use keyring::{Purpose, VaultRoot};
-pub use object::ObjectWriter;
+pub use object::{ObjectWriter, Written, sync_all};
 pub use reader::ObjectReader;
 pub use root::{RootKey, UnsealedBy, Unsealer};
 pub use rotate::KeyReport;

@@ -1,18 +1,15 @@
 //! An object file being written.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
-use super::keyring::Claim;
+use super::{commit::sync_directories_of, keyring::Claim};
 use crate::{
-    base::{
-        Context, Error, Id, Result,
-        fs::{give_to_owner_of_directory, sync_parent},
-    },
+    base::{Context, Error, Id, Result, fs::give_to_owner_of_directory},
     seal::{Key, Label, SealWriter, Sealed, Writeback},
 };
 
@@ -60,19 +57,39 @@ impl ObjectWriter {
 
     /// Makes the temporary file whole and durable; it stays until the vault adopts or sweeps it.
     pub fn finish(self) -> Result<Sealed> {
-        let (sealed, path) = self.finish_file()?;
-        sync_parent(&path)?;
+        let written = self.close()?;
+        let sealed = written.sealed;
+        sync_all(vec![written])?;
         Ok(sealed)
     }
 
-    /// As [`ObjectWriter::finish`], but that the caller syncs the directory: of several objects, once.
-    pub(super) fn finish_file(self) -> Result<(Sealed, PathBuf)> {
-        let Self { sealing, mut temporary, .. } = self;
-        let (file, sealed) = sealing.finish()?;
-        file.into_file().sync_all().with_context(|| format!("syncing {}", temporary.path.display()))?;
-        temporary.kept = true;
-        Ok((sealed, temporary.path.clone()))
+    /// Makes the temporary file whole. [`sync_all`] makes it durable; dropped before, it leaves nothing.
+    pub fn close(self) -> Result<Written> {
+        let (file, sealed) = self.sealing.finish()?;
+        Ok(Written { file: file.into_file(), temporary: self.temporary, sealed })
     }
+}
+
+/// An object whose file is whole, and not yet known to be on the disk.
+pub struct Written {
+    file: File,
+    temporary: Temporary,
+    sealed: Sealed,
+}
+
+/// Makes several objects durable together; they stay until the vault adopts or sweeps them. The disk begins with all of them
+/// before the first is waited for: most file systems then make the names of all durable in one go.
+pub fn sync_all(mut written: Vec<Written>) -> Result<()> {
+    for object in &written {
+        Writeback::begin(&object.file);
+    }
+    for object in &written {
+        let path = &object.temporary.path;
+        object.file.sync_all().with_context(|| format!("syncing {}", path.display()))?;
+    }
+    sync_directories_of(written.iter().map(|object| object.temporary.path.as_path()))?;
+    written.iter_mut().for_each(|object| object.temporary.kept = true);
+    Ok(())
 }
 
 impl Write for ObjectWriter {

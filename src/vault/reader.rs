@@ -77,11 +77,6 @@ impl ObjectReader {
         self.sealed.read_carried_at(offset, out)
     }
 
-    /// Lets the disk begin with what will soon be read of it.
-    pub fn will_read_carried(&self, offset: u64, len_bytes: usize) {
-        self.sealed.will_read_carried(offset, len_bytes);
-    }
-
     /// Whether what it carries is what was written, by its hash.
     pub fn verify_carried(&self, buffer: &mut [u8]) -> Result<()> {
         self.sealed.verify_carried(buffer)

@@ -14,7 +14,7 @@ use super::{
     copy::Held,
     grant::extent_key,
     keyring::{Change, Claim, Entry, Keyring, Wrapped, unwrap, wrap},
-    object::TEMPORARY_SUFFIX,
+    object::{self, TEMPORARY_SUFFIX},
     ring_file::RingFile,
     sweep::sweep,
 };
@@ -272,7 +272,7 @@ impl Vault {
             removed.push(temporary(&path));
             paths.push(path);
         }
-        if let Err(error) = sync_directories_of(&paths) {
+        if let Err(error) = sync_directories_of(paths.iter().map(PathBuf::as_path)) {
             return Err(commit.take_back(error));
         }
         self.change(commit)?;
@@ -404,17 +404,16 @@ impl Depot for Vault {
     }
 
     fn commit_all(&self, written: Vec<ObjectWriter>) -> Result<Vec<Id>> {
-        let (mut ids, mut claims, mut paths) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut claims, mut closed) = (Vec::new(), Vec::new());
         for mut object in written {
             let id = object.id();
             let foreign = || Error::failed(format!("object {id} was not begun in this vault"));
             claims.push((id, object.take_claim().ok_or_else(foreign)?));
-            paths.push(object.finish_file()?.1);
-            ids.push(id);
+            closed.push(object.close()?);
         }
-        sync_directories_of(&paths)?;
+        object::sync_all(closed)?;
         self.take_in(&claims)?;
-        Ok(ids)
+        Ok(claims.into_iter().map(|(id, _)| id).collect())
     }
 
     fn delete(&self, id: Id) -> Result<()> {

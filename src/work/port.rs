@@ -21,7 +21,7 @@ use crate::{
     base::{Context, Error, Id, IdKind, Monitor, Progress, Result},
     corpus::{Admitted, Intake, NewDocument, Refusal},
     seal::{self, Key, WipedVec},
-    vault::{Depot, ObjectReader, ObjectWriter, ReadGrant, WriteGrant},
+    vault::{self, Depot, ObjectReader, ObjectWriter, ReadGrant, WriteGrant, Written},
 };
 
 /// The warden, as a worker sees it.
@@ -86,12 +86,11 @@ impl Port {
         }
     }
 
-    fn seal_text(&self, text: &str) -> Result<Id> {
+    fn seal_text(&self, text: &str) -> Result<(Id, Written)> {
         let mut object = self.create(IdKind::Document, text.len() as u64)?;
         let id = object.id();
         object.write_all(text.as_bytes()).context("sealing a document")?;
-        object.finish()?;
-        Ok(id)
+        Ok((id, object.close()?))
     }
 }
 
@@ -132,7 +131,7 @@ impl Depot for Port {
 
     fn commit_all(&self, written: Vec<ObjectWriter>) -> Result<Vec<Id>> {
         let ids: Vec<Id> = written.iter().map(ObjectWriter::id).collect();
-        written.into_iter().try_for_each(|object| object.finish().map(drop))?;
+        vault::sync_all(written.into_iter().map(ObjectWriter::close).collect::<Result<_>>()?)?;
         self.done(Call::Commit(ids.clone()))?;
         Ok(ids)
     }
@@ -176,19 +175,22 @@ impl Intake for Port {
             (Reply::Offered(admitted), _) if admitted.len() == batch.len() => admitted,
             (other, _) => return Err(unexpected(&other)),
         };
-        let mut taken = Vec::new();
+        let (mut taken, mut written) = (Vec::new(), Vec::new());
         for (document, _) in batch.iter().zip(&admitted).filter(|(_, is)| **is != Admitted::Unchanged) {
+            let (object, closed) = self.seal_text(&document.text)?;
+            written.push(closed);
             taken.push(Taken {
                 offered: offer(document),
                 format: document.format,
                 source_bytes: document.source_bytes,
                 text_bytes: document.text.len() as u64,
-                object: self.seal_text(&document.text)?,
+                object,
             });
         }
         if taken.is_empty() {
             return Ok(admitted);
         }
+        vault::sync_all(written)?;
         self.done(Call::Admit(taken))?;
         Ok(admitted)
     }
