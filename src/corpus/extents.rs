@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     base::{Context, Error, Id, IdKind, Monitor, Result},
-    seal::{self, BLOB_OVERHEAD_BYTES},
+    seal::{self, BLOB_OVERHEAD_BYTES, PIECE_BYTES},
     text::{self, Tokenizer},
     vault::{Depot, ObjectReader},
 };
@@ -27,13 +27,6 @@ use crate::{
 pub const EXTENT_TOKENS_MAX: usize = 1 << 16;
 /// Extents are gathered in memory up to this and then written as one shard.
 const SHARD_BYTES: usize = 64 << 20;
-/// Neighbouring extents are read together up to this when all of them are wanted: a core's cache holds it until it is opened.
-const READ_BYTES: usize = 512 << 10;
-/// So many such reads are a thread's turn: two threads that fill the same large page at once would both zero it.
-const READS_A_TURN: usize = 8;
-/// So many turns are under way on the disk before the first of them is opened.
-const TURNS_AHEAD: usize = 2;
-
 const MAGIC: &[u8; 8] = b"CLTOK\0\0\x02";
 /// Magic, number of extents, bytes of a token, snapshot and tokenizer.
 const HEAD_BYTES: usize = 8 + 4 + 4 + 17 + 17;
@@ -376,34 +369,32 @@ impl<'d> TokenSet<'d> {
         Ok(())
     }
 
-    /// All tokens at once, packed as they are stored: several times faster than extent by extent, for those
-    /// who have the memory.
+    /// The memory that [`TokenSet::load`] takes.
+    pub fn loaded_bytes(&self) -> u64 {
+        self.places.iter().map(|place| u64::from(place.length)).sum()
+    }
+
+    /// All tokens at once, packed as they are stored: for those who have the memory, and will read them in another order
+    /// than that in which they lie.
     ///
     /// # Errors
     /// As [`TokenSet::read`].
-    pub fn load(&self, threads: usize) -> Result<Loaded> {
-        let groups = self.groups();
-        let turns: Vec<&[Range<usize>]> = groups.chunks(READS_A_TURN).collect();
-        let length = |turn: &[Range<usize>]| turn.iter().map(|group| self.length(group)).sum::<usize>();
-        let mut blobs = fresh_memory(turns.iter().map(|turn| length(turn)).sum())?;
-        let mut rest = &mut blobs[..];
-        let mut begin = 0;
-        turns.iter().take(TURNS_AHEAD).for_each(|turn| self.will_read(turn));
-        let places = turns.iter().enumerate().map(|(number, turn)| {
-            if let Some(later) = turns.get(number + TURNS_AHEAD) {
-                self.will_read(later);
-            }
-            let place = (begin, rest.split_off_mut(..length(turn)).expect("the sum of all lengths"));
-            begin += place.1.len();
-            (*turn, place)
+    pub fn load(&self) -> Result<Loaded> {
+        let mut blobs = fresh_memory(self.loaded_bytes() as usize)?;
+        let (mut rest, mut begin) = (&mut blobs[..], 0);
+        let pieces = self.groups().into_iter().map(|group| {
+            let blobs = rest.split_off_mut(..self.length(&group)).expect("the sum of all lengths");
+            begin += blobs.len();
+            Piece { begin: begin - blobs.len(), group, blobs }
         });
-        let mut runs = Vec::with_capacity(self.extents.len());
-        let open = |(turn, place): (&[Range<usize>], (usize, &mut [u8]))| self.open_turn(turn, place);
-        parallel::in_order(threads, places, open, |opened: Vec<Run>| {
-            runs.extend(opened);
-            Ok(())
-        })?;
-        Ok(Loaded { blobs, runs })
+        let bytes = self.loaded_bytes() as usize;
+        let runs = seal::read_and_open(
+            pieces.collect(),
+            bytes,
+            |piece| self.read_piece(piece),
+            |piece| self.open_piece(piece),
+        )?;
+        Ok(Loaded { blobs, runs: runs.into_iter().flatten().collect() })
     }
 
     fn source(&self, index: usize) -> &Source {
@@ -415,14 +406,6 @@ impl<'d> TokenSet<'d> {
         self.places[group.clone()].iter().map(Place::length).sum()
     }
 
-    /// Lets the disk begin with a turn's groups.
-    fn will_read(&self, turn: &[Range<usize>]) {
-        for group in turn {
-            let first = self.places[group.start];
-            self.shards[first.shard as usize].0.will_read_carried(first.offset, self.length(group));
-        }
-    }
-
     /// Runs of extents that lie behind one another in one shard.
     fn groups(&self) -> Vec<Range<usize>> {
         let mut groups: Vec<Range<usize>> = Vec::new();
@@ -430,7 +413,7 @@ impl<'d> TokenSet<'d> {
         for (index, place) in self.places.iter().enumerate() {
             bytes += place.length as usize;
             match groups.last_mut() {
-                Some(group) if bytes <= READ_BYTES && follows(&self.places[index - 1], place) => {
+                Some(group) if bytes <= PIECE_BYTES && follows(&self.places[index - 1], place) => {
                     group.end += 1
                 }
                 _ => {
@@ -442,27 +425,23 @@ impl<'d> TokenSet<'d> {
         groups
     }
 
-    /// Fills `rest` with the blobs of a turn's groups, opens each where it lies, and says where the tokens are,
-    /// counted from `begin`.
-    fn open_turn(
-        &self,
-        turn: &[Range<usize>],
-        (mut begin, mut rest): (usize, &mut [u8]),
-    ) -> Result<Vec<Run>> {
-        let mut runs = Vec::new();
-        for group in turn {
-            let first = self.places[group.start];
-            let blobs = &mut rest[..self.length(group)];
-            self.shards[first.shard as usize].0.read_carried_at(first.offset, blobs)?;
-            for index in group.clone() {
-                let blob = rest.split_off_mut(..self.places[index].length()).expect("the sum of all lengths");
-                let packed = self.open_extent(index, blob)?;
-                let width = self.source(index).width;
-                runs.push(Run { packed: begin + packed.start..begin + packed.end, width });
-                begin += blob.len();
-            }
-        }
-        Ok(runs)
+    fn read_piece(&self, piece: &mut Piece<'_>) -> Result<()> {
+        let first = self.places[piece.group.start];
+        self.shards[first.shard as usize].0.read_carried_at(first.offset, piece.blobs)
+    }
+
+    /// Opens each blob where it lies.
+    fn open_piece(&self, piece: Piece<'_>) -> Result<Vec<Run>> {
+        let Piece { group, mut begin, blobs: mut rest } = piece;
+        let open = |index: usize| {
+            let blob = rest.split_off_mut(..self.places[index].length()).expect("the sum of all lengths");
+            let packed = self.open_extent(index, blob)?;
+            let run =
+                Run { packed: begin + packed.start..begin + packed.end, width: self.source(index).width };
+            begin += blob.len();
+            Ok(run)
+        };
+        group.map(open).collect()
     }
 
     /// Opens an extent's blob where it lies, and says where the packed tokens are in it.
@@ -516,6 +495,14 @@ impl<'d> TokenSet<'d> {
 
 fn follows(before: &Place, place: &Place) -> bool {
     before.shard == place.shard && before.offset + u64::from(before.length) == place.offset
+}
+
+/// Extents that lie behind one another, and where their blobs go.
+struct Piece<'b> {
+    group: Range<usize>,
+    /// Where `blobs` begins among all.
+    begin: usize,
+    blobs: &'b mut [u8],
 }
 
 /// The tokens of a [`TokenSet`] in memory.

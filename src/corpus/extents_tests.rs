@@ -60,7 +60,7 @@ fn tokens_are_the_text_and_nothing_but_the_text() {
         }
         assert_eq!(text, snapshot.text(&bench.vault, entry).expect("text"));
     }
-    let loaded = set.load(2).expect("loads");
+    let loaded = set.load().expect("loads");
     let mut again = Vec::new();
     for index in 0..set.documents().len() {
         set.read(index, &mut ids).expect("reads");
@@ -100,7 +100,7 @@ fn altered_tokens_are_refused_and_named() {
     let mut ids = Vec::new();
     set.read(0, &mut ids).expect("another extent");
     assert_eq!(set.read(1, &mut ids).unwrap_err().kind(), ErrorKind::Integrity);
-    assert_eq!(set.load(2).map(drop).unwrap_err().kind(), ErrorKind::Integrity);
+    assert_eq!(set.load().map(drop).unwrap_err().kind(), ErrorKind::Integrity);
     let report = bench.vault.verify(None, &Silent).expect("verifies");
     assert_eq!(
         report.problems.iter().map(|problem| &problem.object).collect::<Vec<_>>(),

@@ -4,6 +4,7 @@
 //! Which key belongs to what, and where files lie, is the vault's business. No other room imports `ring`.
 
 mod blob;
+mod bulk;
 mod cipher;
 mod hash;
 mod header;
@@ -24,6 +25,7 @@ mod writer;
 mod tests;
 
 pub use blob::{BLOB_OVERHEAD_BYTES, open_blob, open_blob_in_place, seal_blob};
+pub use bulk::{PIECE_BYTES, read_and_open};
 pub use hash::{Digest, Sha256, hmac, same_bytes, sha256, verify_hmac};
 pub use header::{CHUNK_BYTES_DEFAULT, HEADER_BYTES, Header, Label, sealed_length_bytes};
 pub use key::{KEY_BYTES, Key};

@@ -7,25 +7,16 @@ use std::{
     io,
     os::{fd::AsRawFd, unix::fs::FileExt},
     sync::{Arc, Mutex, PoisonError},
-    thread,
 };
 
-use rustix::fs::{Advice, fadvise};
-
 use super::{
-    Digest, HEADER_BYTES, Header, Key, Label, Sha256, WipedVec,
+    Digest, HEADER_BYTES, Header, Key, Label, PIECE_BYTES, Sha256, WipedVec,
     cipher::{Cipher, NONCE_BYTES, TAG_BYTES},
     header::{CHUNK_OVERHEAD_BYTES, TRAILER_BYTES},
-    threads::{BYTES_PER_THREAD_MIN, join, threads_max},
-    wipe,
+    read_and_open, wipe,
 };
 use crate::base::{Context, Error, Result};
 
-/// Chunks read by one system call: enough to make its cost vanish, few enough to stay in the cache until
-/// they are opened.
-const GROUP_BYTES: usize = 512 << 10;
-/// How far ahead of the opening the disk is kept busy.
-const AHEAD_BYTES: usize = 4 << 20;
 /// Chunks that small reads came to last are kept open, so that the next small read beside it costs a copy.
 const RECENT_CHUNKS: usize = 16;
 
@@ -77,7 +68,7 @@ impl SealReader {
             reader.read_trailer()?;
         } else if reader.len_bytes() == 0 {
             // No read will ever ask for the one, empty chunk.
-            reader.open_group(&Cipher::new(&reader.content_key), 0, &mut [])?;
+            reader.read_chunks(0, &mut [])?;
         }
         Ok(reader)
     }
@@ -113,13 +104,6 @@ impl SealReader {
         self.file
             .read_exact_at(out, HEADER_BYTES as u64 + offset)
             .map_err(|error| error_reading(error, object))
-    }
-
-    /// Lets the disk begin with carried ciphertext that will be read soon: many small reads side by side would otherwise each
-    /// wait for it. A wish: nothing fails without it.
-    pub fn will_read_carried(&self, offset: u64, len_bytes: usize) {
-        let length = std::num::NonZeroU64::new(len_bytes as u64);
-        let _ = fadvise(&self.file, HEADER_BYTES as u64 + offset, length, Advice::WillNeed);
     }
 
     /// Reads all that is carried, through `buffer`.
@@ -239,7 +223,7 @@ impl SealReader {
             return Ok(chunk.clone());
         }
         let mut chunk = WipedVec::zeroed(self.header.chunk_length(index));
-        self.open_group(&Cipher::new(&self.content_key), index, &mut chunk)?;
+        self.read_chunks(index, &mut chunk)?;
         let chunk = Arc::new(chunk);
         let mut recent = recent();
         if recent.len() == RECENT_CHUNKS {
@@ -249,71 +233,46 @@ impl SealReader {
         Ok(chunk)
     }
 
-    /// Whole chunks, shared out over threads in runs that lie together.
+    /// Whole chunks, many of them read at once.
     fn read_whole_chunks(&self, first: u64, out: &mut [u8]) -> Result<()> {
-        let threads = (out.len() / BYTES_PER_THREAD_MIN).clamp(1, threads_max());
-        if threads == 1 {
-            return self.read_run(first, out);
-        }
         let chunk_bytes = self.header.chunk_bytes as usize;
-        let run_chunks = out.len().div_ceil(chunk_bytes).div_ceil(threads);
-        thread::scope(|scope| {
-            let runs: Vec<_> = out
-                .chunks_mut(run_chunks * chunk_bytes)
-                .enumerate()
-                .map(|(number, run)| {
-                    let begins = first + (number * run_chunks) as u64;
-                    scope.spawn(move || self.read_run(begins, run))
-                })
-                .collect();
-            runs.into_iter().try_for_each(join)
+        let group_chunks = (PIECE_BYTES / chunk_bytes).clamp(1, libc::UIO_MAXIOV as usize / 3);
+        let bytes = out.len();
+        let groups = out.chunks_mut(group_chunks * chunk_bytes).enumerate();
+        let groups = groups.map(|(number, out)| self.group(first + (number * group_chunks) as u64, out));
+        let cipher = Cipher::new(&self.content_key);
+        read_and_open(
+            groups.collect(),
+            bytes,
+            |group| self.read_group(group),
+            |group| self.open_group(&cipher, group),
+        )
+        .map(drop)
+    }
+
+    /// The chunks from `first` whose plaintext will fill `out` exactly.
+    fn group<'o>(&self, first: u64, out: &'o mut [u8]) -> Group<'o> {
+        let chunks = out.len().div_ceil(self.header.chunk_bytes as usize).max(1);
+        Group { first, edges: vec![([0; NONCE_BYTES], [0; TAG_BYTES]); chunks], out }
+    }
+
+    fn read_group(&self, group: &mut Group<'_>) -> Result<()> {
+        let (at, chunk_bytes) = (self.chunk_at(group.first), self.header.chunk_bytes as usize);
+        let object = self.header.label.object;
+        read_scattered(&self.file, at, chunk_bytes, &mut group.edges, group.out).map_err(|error| match error
+            .kind()
+        {
+            io::ErrorKind::UnexpectedEof => {
+                Error::integrity(format!("object {object} was cut short while it was read"))
+            }
+            _ => error_reading(error, object),
         })
     }
 
-    fn read_run(&self, first: u64, out: &mut [u8]) -> Result<()> {
-        let cipher = Cipher::new(&self.content_key);
+    /// Opens chunks that were read, each where it lies.
+    fn open_group(&self, cipher: &Cipher, group: Group<'_>) -> Result<()> {
+        let Group { first, edges, out } = group;
         let chunk_bytes = self.header.chunk_bytes as usize;
-        let group_chunks = (GROUP_BYTES / chunk_bytes).clamp(1, libc::UIO_MAXIOV as usize / 3);
-        let group_bytes = group_chunks * chunk_bytes;
-        let run_bytes = out.len();
-        // Shorter runs come one after the other, and the kernel reads ahead of those by itself, unless it is told what to read.
-        let reads_ahead = run_bytes > AHEAD_BYTES;
-        if reads_ahead {
-            self.fetch(first, AHEAD_BYTES);
-        }
-        for (number, group) in out.chunks_mut(group_bytes).enumerate() {
-            let ahead = number * group_bytes + AHEAD_BYTES;
-            if reads_ahead && ahead < run_bytes {
-                self.fetch(first + (ahead / chunk_bytes) as u64, group_bytes);
-            }
-            self.open_group(&cipher, first + (number * group_chunks) as u64, group)?;
-        }
-        Ok(())
-    }
-
-    /// Lets the disk begin with what will be read next: threads that read side by side would otherwise each wait for
-    /// it in turn. A wish: nothing fails without it.
-    fn fetch(&self, first: u64, len_bytes: usize) {
-        let sealed_bytes =
-            len_bytes + len_bytes.div_ceil(self.header.chunk_bytes as usize) * CHUNK_OVERHEAD_BYTES;
-        let length = std::num::NonZeroU64::new(sealed_bytes as u64);
-        let _ = fadvise(&self.file, self.chunk_at(first), length, Advice::WillNeed);
-    }
-
-    /// Reads and opens the chunks from `first` whose plaintext fills `out` exactly.
-    fn open_group(&self, cipher: &Cipher, first: u64, out: &mut [u8]) -> Result<()> {
-        let chunk_bytes = self.header.chunk_bytes as usize;
-        let chunks = out.len().div_ceil(chunk_bytes).max(1);
-        let mut edges = vec![([0; NONCE_BYTES], [0; TAG_BYTES]); chunks];
-        let object = self.header.label.object;
-        read_scattered(&self.file, self.chunk_at(first), chunk_bytes, &mut edges, out).map_err(|error| {
-            match error.kind() {
-                io::ErrorKind::UnexpectedEof => {
-                    Error::integrity(format!("object {object} was cut short while it was read"))
-                }
-                _ => error_reading(error, object),
-            }
-        })?;
         for (place, (nonce, tag)) in edges.into_iter().enumerate() {
             let index = first + place as u64;
             let start = place * chunk_bytes;
@@ -321,7 +280,8 @@ impl SealReader {
             if cipher.open(nonce, &self.header.chunk_aad(index), tag, text).is_err() {
                 wipe(out);
                 return Err(Error::integrity(format!(
-                    "object {object}: chunk {index} of {} is not what was sealed there",
+                    "object {}: chunk {index} of {} is not what was sealed there",
+                    self.header.label.object,
                     self.header.chunks()
                 ))
                 .remedy("restore the object from a backup"));
@@ -329,6 +289,22 @@ impl SealReader {
         }
         Ok(())
     }
+
+    /// Reads and opens the chunks from `first` whose plaintext fills `out` exactly.
+    fn read_chunks(&self, first: u64, out: &mut [u8]) -> Result<()> {
+        let mut group = self.group(first, out);
+        self.read_group(&mut group)?;
+        self.open_group(&Cipher::new(&self.content_key), group)
+    }
+}
+
+/// Chunks that are read by one system call.
+struct Group<'o> {
+    first: u64,
+    /// Nonce and tag of each.
+    edges: Vec<([u8; NONCE_BYTES], [u8; TAG_BYTES])>,
+    /// Their text, one after the other.
+    out: &'o mut [u8],
 }
 
 /// A large buffer costs more to page in, 4 KiB at a time, than to decrypt. A wish: nothing fails without it.

@@ -20,6 +20,6 @@ pub(super) fn threads_max() -> usize {
 }
 
 /// The thread's result; its panic goes on here.
-pub(super) fn join(thread: ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
+pub(super) fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

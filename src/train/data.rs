@@ -7,13 +7,17 @@ use super::{
 };
 use crate::{
     base::{Error, Id, Result},
-    corpus::{self, Split, extents::TokenSet},
+    corpus::{
+        self, Split,
+        extents::{Loaded, TokenSet},
+    },
     text::{Special, Tokenizer},
     vault::Depot,
 };
 
 pub struct Data<'d> {
     pub tokens: TokenSet<'d>,
+    loaded: Option<Loaded>,
     pub tokenizer: Tokenizer,
     pub bounds: Bounds,
     /// In the order of the shards.
@@ -25,6 +29,13 @@ pub struct Data<'d> {
 impl Documents for TokenSet<'_> {
     fn read(&self, document: usize, into: &mut Vec<u32>) -> Result<()> {
         TokenSet::read(self, document, into)
+    }
+}
+
+impl Documents for Loaded {
+    fn read(&self, document: usize, into: &mut Vec<u32>) -> Result<()> {
+        Loaded::read(self, document, into);
+        Ok(())
     }
 }
 
@@ -60,11 +71,27 @@ impl<'d> Data<'d> {
             heldout_tokens: loader::positions(&heldout),
             heldout_bytes,
         };
-        Ok(Self { tokens, tokenizer, bounds, train, heldout, facts })
+        Ok(Self { tokens, loaded: None, tokenizer, bounds, train, heldout, facts })
+    }
+
+    /// Takes all tokens into memory if `spare_bytes` are enough for them: a run reads its rows in any order, and each from
+    /// the disk would cost it a whole extent.
+    ///
+    /// # Errors
+    /// What reading says.
+    pub fn load(&mut self, spare_bytes: u64) -> Result<()> {
+        if self.tokens.loaded_bytes() <= spare_bytes {
+            self.loaded = Some(self.tokens.load()?);
+        }
+        Ok(())
     }
 
     pub fn reader(&self) -> Reader<'_> {
-        Reader::new(&self.tokens, self.bounds, self.facts.vocab as u32)
+        let documents: &dyn Documents = match &self.loaded {
+            Some(loaded) => loaded,
+            None => &self.tokens,
+        };
+        Reader::new(documents, self.bounds, self.facts.vocab as u32)
     }
 
     /// Held-out rows: all of them, or about `positions` positions spread evenly over them.

@@ -113,6 +113,12 @@ impl Memory {
         }
     }
 
+    /// What the machine has left beside the run, by half: for what a run is faster with and can do without.
+    pub fn spare_bytes(&self) -> u64 {
+        machine::available_memory_bytes()
+            .map_or(0, |available| available.saturating_sub(self.total_bytes()) / 2)
+    }
+
     fn check_fits_host(&self, available_bytes: Option<u64>) -> Result<()> {
         let Some(available) = available_bytes.filter(|available| *available < self.total_bytes()) else {
             return Ok(());

@@ -128,7 +128,7 @@ impl PretrainOutcome {
 /// `Interrupted` when it was asked to stop: its checkpoint then stands. `Failed` where the loss is no longer a
 /// number; the last checkpoint is kept. What the plan refuses, and what opening the data says.
 pub fn run(spec: &PretrainSpec, depot: &dyn Depot, monitor: &dyn Monitor) -> Result<PretrainOutcome> {
-    let data = Data::open(spec.tokenizer, &spec.shards, depot)?;
+    let mut data = Data::open(spec.tokenizer, &spec.shards, depot)?;
     let device = spec.device.open(spec.threads)?;
     let kept = newest(spec, depot, monitor)?;
     let config = spec.config.clone().on(&device);
@@ -142,6 +142,7 @@ pub fn run(spec: &PretrainSpec, depot: &dyn Depot, monitor: &dyn Monitor) -> Res
     let recipe = state.recipe.clone();
     let memory = Memory::rehearse(&recipe, &data.facts, &device)?;
     memory.check_fits(&device)?;
+    data.load(memory.spare_bytes())?;
     if recipe.ranks > 1 && matches!(device, Device::Cuda(_)) {
         return Err(Error::usage("ranks that share a card are not supported")
             .remedy("set ranks = 1, or use --device cpu"));

@@ -162,7 +162,7 @@ fn tokens_out(bench: &Bench, bytes: usize) -> Result<[SealingRow; 2]> {
         &what,
         packed.len() as u64,
         || bench::read_plain(&plain),
-        || TokenSet::open(bench.vault(), &shards)?.load(0).map(|all| drop(black_box(all))),
+        || TokenSet::open(bench.vault(), &shards)?.load().map(|all| drop(black_box(all))),
     )?;
     bench.tidy()?;
     Ok(rows)

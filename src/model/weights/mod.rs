@@ -25,6 +25,8 @@ use crate::{
 
 /// Elements that are converted at a time.
 const CHUNK: usize = 1 << 20;
+/// Elements that are read at a time: what a card's weights are staged in.
+const STRETCH: usize = 64 << 20;
 const COPY_BYTES: usize = 1 << 20;
 
 /// The bytes that [`save`] will write.
@@ -61,13 +63,57 @@ fn header(params: &Params, config: &Config) -> Result<Header> {
 /// that the model has no place for.
 pub fn load<S: Source>(params: &mut Params, files: &[WeightsFile<S>]) -> Result<()> {
     let (table, device) = (params.table().clone(), params.device().clone());
-    for Place { name, id, first, shape, file, info } in locate(&table, files)? {
-        let part = params.view_mut(id).slice_rows(first..first + shape.rows());
-        let file = &files[file];
-        fill(&device, part, &file.source, file.offset_of(info), info.dtype)
-            .with_context(|| format!("reading {name}"))?;
+    for stretch in stretches(&locate(&table, files)?, &table, files) {
+        let Stretch { name, file, offset, dtype, start, count } = stretch;
+        let part = params.flat_mut().window(start, Shape::from([count]));
+        fill(&device, part, &files[file].source, offset, dtype).with_context(|| format!("reading {name}"))?;
     }
     Ok(())
+}
+
+/// Numbers that lie behind one another both in a file and among the parameters.
+struct Stretch<'a> {
+    /// Of the part it begins with.
+    name: &'a str,
+    file: usize,
+    offset: u64,
+    dtype: Dtype,
+    /// Its first element in the buffer of all parameters.
+    start: usize,
+    count: usize,
+}
+
+/// All places, joined where they lie side by side, as in the files that [`save`] writes, and cut where they are long: a large
+/// range is read several times faster than the many small ones of a model.
+fn stretches<'a, S: Source>(
+    places: &[Place<'a>],
+    table: &ParamTable,
+    files: &[WeightsFile<S>],
+) -> Vec<Stretch<'a>> {
+    let mut stretches: Vec<Stretch<'a>> = Vec::new();
+    for place in places {
+        let Place { name, id, first, shape, file, info } = *place;
+        let mut start = table[id].start + first * shape.row_count();
+        let mut offset = files[file].offset_of(info);
+        let mut left = shape.count();
+        let size = (info.dtype.bitsize() / 8) as u64;
+        if let Some(last) = stretches.last_mut() {
+            let follows = (last.file, last.dtype) == (file, info.dtype)
+                && last.start + last.count == start
+                && last.offset + last.count as u64 * size == offset;
+            if follows {
+                let more = left.min(STRETCH - last.count);
+                (last.count, start, offset, left) =
+                    (last.count + more, start + more, offset + more as u64 * size, left - more);
+            }
+        }
+        while left > 0 {
+            let count = left.min(STRETCH);
+            stretches.push(Stretch { name, file, offset, dtype: info.dtype, start, count });
+            (start, offset, left) = (start + count, offset + count as u64 * size, left - count);
+        }
+    }
+    stretches
 }
 
 /// A copy from files of weights to our form, checked before it begins. Numbers keep their types.
