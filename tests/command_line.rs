@@ -45,3 +45,20 @@ fn an_unknown_configuration_key_is_refused_by_name() {
     command.args(["--config", &config, "doctor"]);
     finish(spawn(command)).refused(2, &["treads", "cloister.toml", "help: "]);
 }
+
+#[test]
+fn what_sealing_costs_is_measured_and_leaves_nothing() {
+    let site = Site::empty();
+    let letters = site.at("letters");
+    std::fs::create_dir(&letters).expect("a folder");
+    std::fs::write(letters.join("one.txt"), "The tenant shall give notice in writing.").expect("a letter");
+    let (scratch, letters) = (site.at("."), letters.display().to_string());
+    let scratch = scratch.display().to_string();
+    let bench =
+        ["bench", "sealing", "--mib", "1", "--rounds", "1", "--scratch", &scratch, "--documents", &letters];
+    let rows = site.json_lines(&bench);
+    assert_eq!(rows[0]["what"], "ingest the documents");
+    assert_eq!(rows[0]["bytes"], 40);
+    assert!(rows.len() > 10 && rows.iter().all(|row| row["ratio"].as_f64() > Some(0.0)), "{rows:?}");
+    assert_eq!(std::fs::read_dir(&scratch).expect("list").count(), 1);
+}

@@ -115,9 +115,13 @@ impl<'a> Bench<'a> {
     /// Everything is measured `rounds` times.
     pub fn new(scratch: &Path, rounds: usize, monitor: &'a dyn Monitor) -> Result<Self> {
         let place = Scratch::new(scratch)?;
-        let passphrase = Unsealer::Passphrase(Secret::new(random_bytes::<32>()?.to_vec()));
-        let vault = Vault::init(&place.0, &passphrase)?;
+        let vault = Vault::init(&place.0, &Self::new_unsealer()?)?;
         Ok(Self { place, vault, rounds, monitor })
+    }
+
+    /// A passphrase that nobody will ever know.
+    pub fn new_unsealer() -> Result<Unsealer> {
+        Ok(Unsealer::Passphrase(Secret::new(random_bytes::<32>()?.to_vec())))
     }
 
     /// Where plain files may lie.

@@ -2,17 +2,17 @@
 //! does with sealed bytes in bulk, then the vault alone.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fs::{self, File},
     hint::black_box,
-    io::{BufWriter, Write},
+    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use crate::{
     base::{
-        Context, Id, IdKind, Monitor, Philox, Result, Silent,
+        Context, Id, IdKind, Philox, Result, Silent,
         fs::sync_parent,
         units::{Bytes, Count},
     },
@@ -33,11 +33,17 @@ use crate::{
     },
     nn::Params,
     ops::Exec,
+    seal::Writeback,
     tensor::DType,
     train,
     vault::{
         Depot, ObjectWriter, Vault,
         bench::{self, Bench, SealingRow},
+    },
+    work::{
+        Actor, Warden,
+        client::Site,
+        request::{Ingest, Request},
     },
 };
 
@@ -58,11 +64,18 @@ pub struct Args {
     /// How often; the median counts
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// Ingest these instead of the documents that ship in the binary
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    documents: Vec<PathBuf>,
 }
 
 pub fn run(args: &Args, session: &Session) -> Result<()> {
     let line = Line::new();
-    let rows = measure(args, &line)?;
+    let bytes = (args.mib as usize) << 20;
+    let bench = Bench::new(&args.scratch, args.rounds as usize, &line)?;
+    let mut rows = vec![documents_in(&bench, &args.documents, session.settings.site())?];
+    rows.extend(bulk(&bench, bytes)?);
+    drop(bench);
     drop(line);
     session.screen.rows(&rows, ["sealed / plain", "sealed", "plain", "what"], |row| {
         let rate = |seconds: f64| format!("{}/s", Bytes((row.bytes as f64 / seconds) as u64));
@@ -70,47 +83,46 @@ pub fn run(args: &Args, session: &Session) -> Result<()> {
     })
 }
 
-fn measure(args: &Args, monitor: &dyn Monitor) -> Result<Vec<SealingRow>> {
-    let bytes = (args.mib as usize) << 20;
-    let bench = Bench::new(&args.scratch, args.rounds as usize, monitor)?;
-    let mut rows = vec![documents_in(&bench)?];
-    rows.extend(tokens_out(&bench, bytes)?);
-    rows.extend(weights_out(&bench, bytes)?);
-    rows.extend(bench::objects(&bench, bytes)?);
+/// What is read and written in bulk.
+fn bulk(bench: &Bench, bytes: usize) -> Result<Vec<SealingRow>> {
+    let mut rows = Vec::new();
+    rows.extend(tokens_out(bench, bytes)?);
+    rows.extend(weights_out(bench, bytes)?);
+    rows.extend(bench::objects(bench, bytes)?);
     Ok(rows)
 }
 
-/// The documents that ship in the binary, read by caged processes and kept: sealed, or as plain files.
-fn documents_in(bench: &Bench) -> Result<SealingRow> {
-    let spec = IngestSpec { sample: true, collection: "bench".to_owned(), ..IngestSpec::default() };
-    let ingest = |intake: &dyn Intake| ingest::run(&spec, intake, &Silent);
-    let source_bytes = ingest(&Sealed(bench.vault()))?.source_bytes;
+/// Documents taken in as the product does it, by a job in a process of its own, with rows, audit entries and sealed objects;
+/// and the same documents read by the same caged readers and kept as durable plain files.
+fn documents_in(bench: &Bench, paths: &[PathBuf], beside: Site) -> Result<SealingRow> {
+    let paths = paths.iter().map(|path| path.canonicalize().with_context(|| format!("{}", path.display())));
+    let paths = paths.collect::<Result<Vec<_>>>()?;
+    let sample = paths.is_empty();
+    let site = Site { data_dir: bench.place().join("installation"), unsealer: None, ..beside };
+    let warden = Warden::init_under(&site, &Bench::new_unsealer()?)?;
+    let threads = site.threads.unwrap_or(0);
+    let spec = IngestSpec { paths: paths.clone(), sample, threads, ..IngestSpec::default() };
+    let plain = || ingest::run(&spec, &Plain::new(bench.place()), &Silent);
+    let source_bytes = plain()?.source_bytes;
     bench.tidy()?;
-    bench.measure(
-        "ingest the sample documents",
-        source_bytes,
-        || ingest(&Plain::new(bench.place())).map(drop),
-        || ingest(&Sealed(bench.vault())).map(drop),
-        || bench.tidy(),
-    )
+    let turn = Cell::new(0);
+    let sealed = || {
+        turn.set(turn.get() + 1);
+        // What a collection holds already is not taken in again.
+        let collection = format!("turn-{}", turn.get());
+        let wanted = Ingest { paths: paths.clone(), sample, collection, ..Ingest::default() };
+        warden.execute(Actor::this_process(), Request::DataIngest(wanted), &Silent).map(drop)
+    };
+    let what = if sample { "ingest the sample documents" } else { "ingest the documents" };
+    let row = bench.measure(what, source_bytes, || plain().map(drop), sealed, || bench.tidy())?;
+    drop(warden);
+    // What is measured next syncs and forgets every file that is left.
+    fs::remove_dir_all(&site.data_dir).with_context(|| format!("removing {}", site.data_dir.display()))?;
+    Ok(row)
 }
 
-/// Keeps documents as the warden does, without its rows.
-struct Sealed<'a>(&'a Vault);
-
-impl Intake for Sealed<'_> {
-    fn admit(&self, batch: Vec<NewDocument>) -> Result<Vec<Admitted>> {
-        let objects = batch.iter().map(|document| written(self.0, document.text.as_bytes()));
-        self.0.commit_all(objects.collect::<Result<_>>()?)?;
-        Ok(vec![Admitted::New; batch.len()])
-    }
-
-    fn quarantine(&self, _: Vec<Refusal>) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// Keeps documents as durable plain files.
+/// Keeps documents as durable plain files, a batch at a time as the product does: the disk is at work on all of them before
+/// the first is waited for.
 struct Plain<'a> {
     place: &'a Path,
     files: AtomicU64,
@@ -120,20 +132,23 @@ impl<'a> Plain<'a> {
     fn new(place: &'a Path) -> Self {
         Self { place, files: AtomicU64::new(0) }
     }
+
+    fn write(&self, document: &NewDocument) -> Result<File> {
+        let path = self.place.join(format!("document-{}", self.files.fetch_add(1, Ordering::Relaxed)));
+        let write = || -> io::Result<File> {
+            let mut file = File::create(&path)?;
+            file.write_all(document.text.as_bytes())?;
+            Writeback::begin(&file);
+            Ok(file)
+        };
+        write().with_context(|| format!("writing {}", path.display()))
+    }
 }
 
 impl Intake for Plain<'_> {
     fn admit(&self, batch: Vec<NewDocument>) -> Result<Vec<Admitted>> {
-        for document in &batch {
-            let path = self.place.join(format!("document-{}", self.files.fetch_add(1, Ordering::Relaxed)));
-            let write = || {
-                File::create(&path).and_then(|mut file| {
-                    file.write_all(document.text.as_bytes())?;
-                    file.sync_all()
-                })
-            };
-            write().with_context(|| format!("writing {}", path.display()))?;
-        }
+        let files = batch.iter().map(|document| self.write(document)).collect::<Result<Vec<_>>>()?;
+        files.iter().try_for_each(File::sync_all).context("syncing plain documents")?;
         sync_parent(&self.place.join("document-0"))?;
         Ok(vec![Admitted::New; batch.len()])
     }
@@ -244,13 +259,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn measures_the_road_and_the_vault_and_leaves_nothing() {
+    fn measures_what_is_read_in_bulk_and_leaves_nothing() {
         let scratch = tempfile::tempdir().expect("temporary directory");
-        let args = Args { scratch: scratch.path().to_owned(), mib: 1, rounds: 1 };
-        let rows = measure(&args, &Silent).expect("bench");
+        let bench = Bench::new(scratch.path(), 1, &Silent).expect("a vault");
+        let rows = bulk(&bench, 1 << 20).expect("bench");
         assert!(rows.iter().all(|row| row.ratio > 0.0 && row.plain_s > 0.0 && row.bytes > 0), "{rows:?}");
-        let first: Vec<&str> = rows.iter().filter_map(|row| row.what.split(' ').next()).collect();
-        assert_eq!(first[..5], ["ingest", "load", "load", "load", "load"], "{rows:?}");
+        assert!(rows[..4].iter().all(|row| row.what.starts_with("load ")), "{rows:?}");
+        drop(bench);
         assert_eq!(fs::read_dir(scratch.path()).expect("list").count(), 0);
     }
 }
