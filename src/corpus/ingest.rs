@@ -9,9 +9,9 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     time::{Duration, Instant},
 };
@@ -34,6 +34,8 @@ use crate::base::{Context, Error, Monitor, Progress, Result};
 const BATCH_DOCUMENTS: usize = 256;
 const BATCH_TEXT_BYTES: usize = 16 << 20;
 const BATCH_WAIT: Duration = Duration::from_secs(2);
+/// How long a stop may go unheeded while a document is read.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How many findings of one file may wait for the files before it.
 const WAITING_PER_FILE: usize = 64;
 /// How many files may be read ahead of the one that is handed over, per reader.
@@ -109,7 +111,7 @@ pub fn run(spec: &IngestSpec, intake: &dyn Intake, monitor: &dyn Monitor) -> Res
     let sample_bytes = sample.iter().map(|file| file.source.len() as u64).sum::<u64>();
     let total_bytes = sample_bytes + survey(spec, monitor)?;
     let readers = parallel::threads_or_all(spec.threads);
-    let stop = AtomicBool::new(false);
+    let stop = Arc::<AtomicBool>::default();
     // Each file that is being read has its own channel; the queue holds them in the order of the walk.
     let (enqueue, queue) = sync_channel::<Receiver<Finding>>(readers * AHEAD_PER_READER);
     let next = Mutex::new(Upcoming {
@@ -120,7 +122,7 @@ pub fn run(spec: &IngestSpec, intake: &dyn Intake, monitor: &dyn Monitor) -> Res
     let mut handover = Handover::new(spec, intake, monitor, total_bytes);
     let outcome = std::thread::scope(|scope| {
         for _ in 0..readers {
-            let cage = Cage::new(Program::own(spec.allow_weak_sandbox));
+            let cage = Cage::until(stop.clone(), Program::own(spec.allow_weak_sandbox));
             scope.spawn(|| Reader { spec, next: &next, stop: &stop, cage }.run());
         }
         let outcome = handover.all(&queue);
@@ -366,8 +368,8 @@ impl<'a> Handover<'a> {
     }
 
     fn all(&mut self, queue: &Receiver<Receiver<Finding>>) -> Result<()> {
-        for file in queue {
-            for finding in file {
+        while let Some(file) = self.next_of(queue)? {
+            while let Some(finding) = self.next_of(&file)? {
                 self.take(finding)?;
                 if self.is_due() {
                     self.flush()?;
@@ -377,6 +379,17 @@ impl<'a> Handover<'a> {
             self.heed_stop()?;
         }
         self.flush()
+    }
+
+    /// The next of what comes, None at its end. A document may take long: a stop is heeded meanwhile.
+    fn next_of<T>(&mut self, queue: &Receiver<T>) -> Result<Option<T>> {
+        loop {
+            match queue.recv_timeout(LOOK_EVERY) {
+                Ok(next) => return Ok(Some(next)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => self.heed_stop()?,
+            }
+        }
     }
 
     fn heed_stop(&mut self) -> Result<()> {

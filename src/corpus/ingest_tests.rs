@@ -114,6 +114,27 @@ fn what_was_handed_over_before_a_stop_stays() {
     assert!((BATCH_DOCUMENTS..600).contains(&documents), "{documents}");
 }
 
+/// Asks to stop while the first document is being read.
+struct StopsSoon(Instant);
+
+impl Monitor for StopsSoon {
+    fn progress(&self, _: &Progress) {}
+    fn note(&self, _: &str) {}
+    fn stop_requested(&self) -> bool {
+        self.0.elapsed() > Duration::from_secs(1)
+    }
+}
+
+#[test]
+fn a_stop_does_not_wait_for_the_document_that_is_being_read() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    std::fs::write(directory.path().join("endless.pdf"), hostile::long_loop()).expect("file");
+    let kept = Kept::default();
+    let error = run(&spec(directory.path()), &kept, &StopsSoon(Instant::now())).unwrap_err();
+    assert_eq!(error.kind(), crate::base::ErrorKind::Interrupted);
+    assert!(kept.refusals.into_inner().expect("no panic").is_empty(), "it was not read to its end");
+}
+
 struct Full;
 
 impl Intake for Full {

@@ -18,6 +18,7 @@ use std::{
     },
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -80,6 +81,7 @@ pub struct Cage {
     wall_max: Duration,
     /// A child of this program has answered before: if one ends, it is a document's doing.
     is_proven: bool,
+    stop: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -101,15 +103,20 @@ impl Drop for Running {
 
 impl Cage {
     pub fn new(program: Program) -> Self {
-        Self { program, child: None, wall_max: WALL_MAX, is_proven: false }
+        Self::until(Arc::default(), program)
+    }
+
+    /// A cage that is of no use once `stop` is set: a document that is being read is given up at once.
+    pub fn until(stop: Arc<AtomicBool>, program: Program) -> Self {
+        Self { program, child: None, wall_max: WALL_MAX, is_proven: false, stop }
     }
 
     /// Reads one document. What is found goes to `sink` as it comes; the outcome says what the file was, or
     /// why it was refused.
     ///
     /// # Errors
-    /// The outer error is ours (no child can be started, or `sink` failed) and ends the ingest; the inner
-    /// one is the document's.
+    /// The outer error is ours (no child can be started, `sink` failed, or a stop was asked for) and ends the ingest; the
+    /// inner one is the document's.
     pub fn extract(
         &mut self,
         source: &[u8],
@@ -119,20 +126,20 @@ impl Cage {
         if source.len() as u64 > SOURCE_BYTES_MAX {
             return Ok(Err(Refused::new(Reason::TooLarge, format!("more than {SOURCE_BYTES_MAX} bytes"))));
         }
-        let wall_max = self.wall_max;
+        let (wall_max, stop) = (self.wall_max, &self.stop);
         let running = match &mut self.child {
             Some(running) => running,
             none => {
                 let running = none.insert(start(&self.program)?);
                 if !self.is_proven {
-                    running.rehearse()?;
+                    running.rehearse(stop)?;
                     self.is_proven = true;
                 }
                 running
             }
         };
         running.documents += 1;
-        let outcome = running.converse(source, options, wall_max, sink);
+        let outcome = running.converse(source, options, wall_max, stop, sink);
         let keep = matches!(&outcome, Ok(Ok(_)) | Ok(Err(Refusing::Said(_))))
             && running.documents < DOCUMENTS_PER_CHILD
             && source.len() < LARGE_SOURCE_BYTES;
@@ -144,6 +151,7 @@ impl Cage {
             }
             Err(Refusing::Nonsense(what)) => Err(Refused::new(Reason::Crashed, what)),
             Err(Refusing::Gone) => Err(running.post_mortem()),
+            Err(Refusing::Stopped) => return Err(Error::interrupted("reading documents was stopped")),
         };
         if !keep {
             self.child = None;
@@ -179,6 +187,7 @@ enum Refusing {
     Said(Refused),
     Late,
     Gone,
+    Stopped,
     /// The child said what no child of ours says: it is no longer ours.
     Nonsense(&'static str),
 }
@@ -188,6 +197,7 @@ impl From<wire::Broken> for Refusing {
         match broken {
             wire::Broken::Late => Self::Late,
             wire::Broken::Gone => Self::Gone,
+            wire::Broken::Stopped => Self::Stopped,
             wire::Broken::Nonsense(what) => Self::Nonsense(what),
         }
     }
@@ -196,10 +206,11 @@ impl From<wire::Broken> for Refusing {
 impl Running {
     /// Has the first child of a program read one letter: if that ends it, it is the reader that is at fault,
     /// and refusing document after document would say the wrong thing.
-    fn rehearse(&mut self) -> Result<()> {
-        let ended = match self.converse(b"x", &Options::default(), WALL_MAX, &mut |_| Ok(()))? {
+    fn rehearse(&mut self, stop: &AtomicBool) -> Result<()> {
+        let ended = match self.converse(b"x", &Options::default(), WALL_MAX, stop, &mut |_| Ok(()))? {
             Ok(_) => return Ok(()),
             Err(Refusing::Gone) => ending(wait_a_moment(&mut self.process)),
+            Err(Refusing::Stopped) => return Err(Error::interrupted("reading documents was stopped")),
             Err(_) => "it does not answer as it should".to_owned(),
         };
         Err(Error::failed(format!("the process that reads documents ends at once ({ended})"))
@@ -211,13 +222,14 @@ impl Running {
         source: &[u8],
         options: &Options,
         wall_max: Duration,
+        stop: &AtomicBool,
         sink: &mut dyn FnMut(Event) -> Result<()>,
     ) -> Result<std::result::Result<Format, Refusing>> {
         self.hush();
         let process = self.process.id();
         let before = processor::look(process).used;
         let owed = || processor::owed(process, before + wall_max);
-        let mut line = wire::Timed::new(&self.socket, wall_max, &owed);
+        let mut line = wire::Timed::new(&self.socket, wall_max, &owed, stop);
         if let Err(broken) = wire::send_request(&mut line, &Request { options: options.clone() }, source) {
             return Ok(Err(broken.into()));
         }

@@ -4,6 +4,7 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     os::unix::net::UnixStream,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -30,11 +31,16 @@ pub enum Answer {
     Refused(Refused),
 }
 
+/// How long a stop may go unnoticed while a child is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// Why a conversation cannot go on.
 #[derive(Debug)]
 pub enum Broken {
     Late,
     Gone,
+    /// By our own side.
+    Stopped,
     Nonsense(&'static str),
 }
 
@@ -42,6 +48,7 @@ impl From<io::Error> for Broken {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => Self::Late,
+            ErrorKind::ConnectionAborted => Self::Stopped,
             _ => Self::Gone,
         }
     }
@@ -53,11 +60,18 @@ pub struct Timed<'s> {
     left: Duration,
     /// Asked when the time is up: what the child has not had of it.
     owed: &'s dyn Fn() -> Duration,
+    /// Set by whoever no longer wants the answer.
+    stop: &'s AtomicBool,
 }
 
 impl<'s> Timed<'s> {
-    pub fn new(socket: &'s UnixStream, left: Duration, owed: &'s dyn Fn() -> Duration) -> Self {
-        Self { socket, left, owed }
+    pub fn new(
+        socket: &'s UnixStream,
+        left: Duration,
+        owed: &'s dyn Fn() -> Duration,
+        stop: &'s AtomicBool,
+    ) -> Self {
+        Self { socket, left, owed, stop }
     }
 
     fn waiting<T>(
@@ -71,8 +85,11 @@ impl<'s> Timed<'s> {
             if self.left.is_zero() {
                 return Err(ErrorKind::TimedOut.into());
             }
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(ErrorKind::ConnectionAborted.into());
+            }
             let started = Instant::now();
-            let outcome = action(self.socket, self.left);
+            let outcome = action(self.socket, self.left.min(LOOK_EVERY));
             self.left = self.left.saturating_sub(started.elapsed());
             match outcome {
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
