@@ -14,7 +14,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0003_token_scope.sql"),
     include_str!("../../migrations/0004_sessions.sql"),
     include_str!("../../migrations/0005_deployments.sql"),
-    include_str!("../../migrations/0007_carried_tokens.sql"),
+    include_str!("../../migrations/0006_carried_tokens.sql"),
 ];
 
 /// How long a statement waits for a lock: only a checkpoint of our own other connection can hold one.
