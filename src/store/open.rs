@@ -131,6 +131,8 @@ fn network_filesystem(magic: u32) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -147,6 +149,64 @@ mod tests {
             .unwrap();
         assert_eq!(tables, 1);
         migrate_with(&mut connection, &[first, "CREATE TABLE two (n INTEGER) STRICT;"]).unwrap();
+    }
+
+    /// Every row of every table, as SQLite quotes its values.
+    fn rows(connection: &Connection) -> BTreeSet<String> {
+        let column = |sql: &str| -> Vec<String> {
+            let mut query = connection.prepare(sql).unwrap();
+            query.query_map([], |row| row.get(0)).unwrap().map(rusqlite::Result::unwrap).collect()
+        };
+        let of_table = |table: &String| {
+            let names = column(&format!("SELECT 'quote(' || name || ')' FROM pragma_table_info('{table}')"));
+            column(&format!("SELECT '{table} ' || {} FROM {table}", names.join(" || ' ' || ")))
+        };
+        column("SELECT name FROM sqlite_schema WHERE type = 'table'").iter().flat_map(of_table).collect()
+    }
+
+    #[test]
+    fn old_token_shards_are_let_go_with_the_runs_that_were_stopped_over_them_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut connection = connection(&directory.path().join("t.db")).unwrap();
+        migrate_with(&mut connection, &MIGRATIONS[..5]).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO collections VALUES (1, x'01', 1, 1, x'02');
+                 INSERT INTO documents VALUES ('doc', 1, x'01', x'02', 'current', NULL, 'txt', 9, 8, NULL, 1, 1, x'03');
+                 INSERT INTO snapshots VALUES ('snp', 1, x'04', 1, 0, 8, 0, 1, 1, x'05');
+                 INSERT INTO snapshot_members VALUES ('snp', 0, 'doc');
+                 INSERT INTO tokenizers VALUES ('tok', 'snp', 300, 2.5, 1, 1, x'06');
+                 INSERT INTO shards VALUES ('shd', 'snp', 'tok', 1);
+                 INSERT INTO jobs VALUES ('job', 'model.pretrain', 'interrupted', 'local:0', 'stopped', 1, 1, 2, 1, x'07');
+                 INSERT INTO objects VALUES ('shd', 'kept', 'job', 1), ('tok', 'kept', NULL, 1), ('ckp', 'kept', 'job', 1);
+                 INSERT INTO runs VALUES ('done', 'snp', 'tok', 'done', 1, 2, 6, 6, 10, 20, 0.5, 1, x'08'),
+                                         ('failed', 'snp', 'tok', 'failed', 1, 2, 3, 6, 10, 20, 0.5, 1, x'08'),
+                                         ('stopped', 'snp', 'tok', 'interrupted', 1, 2, 3, 6, 10, 20, 0.5, 1, x'08'),
+                                         ('cut off', 'snp', 'tok', 'running', 1, NULL, 3, 6, 10, 20, 0.5, 1, x'08');
+                 INSERT INTO facts VALUES ('stopped', 'checkpoints', 1, 1, x'09');
+                 INSERT INTO lineage VALUES ('snp', 'shd', 'tokenized into', 1), ('shd', 'stopped', 'read by', 1);
+                 INSERT INTO models VALUES ('mdl', x'01', 'done', 'tok', 10, 2.5, 2, 1, x'0A');",
+            )
+            .unwrap();
+        let before = rows(&connection);
+        migrate_with(&mut connection, &MIGRATIONS[..6]).unwrap();
+        let after = rows(&connection);
+        let only = |these: &BTreeSet<String>, those: &BTreeSet<String>| -> Vec<String> {
+            these.difference(those).cloned().collect()
+        };
+        let gone = [
+            "objects 'shd' 'kept' 'job' 1",
+            "runs 'cut off' 'snp' 'tok' 'running' 1 NULL 3 6 10 20 0.5 1 X'08'",
+            "runs 'stopped' 'snp' 'tok' 'interrupted' 1 2 3 6 10 20 0.5 1 X'08'",
+            "shards 'shd' 'snp' 'tok' 1",
+        ];
+        assert_eq!(only(&before, &after), gone);
+        let come = [
+            "objects 'shd' 'staged' NULL 1",
+            "runs 'cut off' 'snp' 'tok' 'failed' 1 NULL 3 6 10 20 0.5 1 X'08'",
+            "runs 'stopped' 'snp' 'tok' 'failed' 1 2 3 6 10 20 0.5 1 X'08'",
+        ];
+        assert_eq!(only(&after, &before), come);
     }
 
     #[test]
