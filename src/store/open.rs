@@ -15,6 +15,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0004_sessions.sql"),
     include_str!("../../migrations/0005_deployments.sql"),
     include_str!("../../migrations/0006_carried_tokens.sql"),
+    include_str!("../../migrations/0007_withdrawals.sql"),
 ];
 
 /// How long a statement waits for a lock: only a checkpoint of our own other connection can hold one.
@@ -207,6 +208,36 @@ mod tests {
             "runs 'stopped' 'snp' 'tok' 'failed' 1 2 3 6 10 20 0.5 1 X'08'",
         ];
         assert_eq!(only(&after, &before), come);
+    }
+
+    #[test]
+    fn deployments_keep_their_rows_and_rules_and_can_be_withdrawn() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut connection = connection(&directory.path().join("t.db")).unwrap();
+        migrate_with(&mut connection, &MIGRATIONS[..6]).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO models VALUES ('mdl', x'01', NULL, NULL, 10, 2.5, 2, 1, x'0A');
+                 INSERT INTO deployments VALUES ('one', x'01', 'mdl', 'retired', 1, 3, x'0B'),
+                                                ('two', x'01', 'mdl', 'active', 2, 2, x'0C'),
+                                                ('three', x'01', 'mdl', 'rejected', 3, 2, x'0D'),
+                                                ('four', x'01', 'mdl', 'proposed', 4, 1, x'0E');",
+            )
+            .unwrap();
+        let before = rows(&connection);
+        migrate_with(&mut connection, &MIGRATIONS[..7]).unwrap();
+        assert_eq!(rows(&connection), before);
+        let add = |id: &str, model: &str, state: &str| {
+            let sql = "INSERT INTO deployments VALUES (?1, x'01', ?2, ?3, 5, 1, x'0F')";
+            connection.execute(sql, [id, model, state])
+        };
+        assert!(add("five", "mdl", "active").is_err(), "two active of one name");
+        assert!(add("five", "none", "proposed").is_err(), "of no model");
+        assert!(add("five", "mdl", "taken back").is_err(), "in no state");
+        add("five", "mdl", "withdrawn").unwrap();
+        let of_name = "EXPLAIN QUERY PLAN SELECT * FROM deployments WHERE name_hash = x'01'";
+        let plan: String = connection.query_row(of_name, [], |row| row.get(3)).unwrap();
+        assert!(plan.contains("deployments_name"), "{plan}");
     }
 
     #[test]
