@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     daemon::Daemon,
     harness::{Site, wait_until},
+    people::manage,
     power_cut::scenarios,
 };
 
@@ -91,6 +92,59 @@ fn the_next_version_is_proposed_refused_to_its_maker_approved_alone_and_rolled_b
     for said in ["deploy.approve_alone", "deploy.rollback", "deploy.retire", "deploy.policy"] {
         assert!(log.contains(said), "no {said} in {log}");
     }
+    site.run(&["audit", "verify"]).done();
+    assert_eq!(daemon.stop().code, Some(0));
+}
+
+#[test]
+fn a_proposal_is_taken_back_by_whoever_made_it_and_the_name_stays_governed() {
+    let site = Site::empty();
+    scenarios::before_training(&site);
+    scenarios::train(&site);
+    let first = newest(&site);
+    let token = |role| {
+        let made = site.json(&["token", "new", "--role", role]);
+        made["token"].as_str().expect("text").to_owned()
+    };
+    let (builder, colleague) = (token("model-builder"), token("model-builder"));
+    let bearer = format!("authorization: Bearer {}", token("user"));
+    let daemon = Daemon::start(&site, &[]);
+    let body = json!({"model": "tiny", "reason": "bits per byte fell"}).to_string();
+    let (status, row) = manage(&daemon, &builder, "deploy_propose", &body);
+    assert_eq!(status, 200, "{row}");
+    let theirs = row["id"].as_str().expect("an id");
+    let body = json!({"deployment": theirs, "reason": "it was the wrong run"}).to_string();
+    let (status, said) = manage(&daemon, &colleague, "deploy_withdraw", &body);
+    assert_eq!(status, 403, "{said}");
+    assert!(said.to_string().contains("deploy reject"), "{said}");
+    site.run(&["deploy", "withdraw", theirs])
+        .refused(3, &["you (local:", "did not propose", "deploy reject"]);
+    let (status, row) = manage(&daemon, &builder, "deploy_withdraw", &body);
+    assert_eq!((status, &row["state"]), (200, &json!("withdrawn")), "{row}");
+
+    scenarios::train(&site);
+    let second = newest(&site);
+    assert_ne!(first, second);
+    let propose = || {
+        let row = site.json(&["deploy", "propose", "tiny", "--reason", "bits per byte fell"]);
+        row["id"].as_str().expect("an id").to_owned()
+    };
+    let ours = propose();
+    site.run(&["deploy", "withdraw", &ours]).done();
+    site.run(&["deploy", "withdraw", &ours]).refused(2, &["is withdrawn", "deploy propose"]);
+    assert_eq!(version(&daemon, &bearer).as_ref(), Some(&first), "the newest waits for its approval");
+    let again = propose();
+    site.run(&["deploy", "approve", &again, "--alone", "nobody else is here"]).done();
+    wait_until("the new version serves", || version(&daemon, &bearer).as_ref() == Some(&second));
+
+    let standing = site.run(&["deploy", "ls"]).done().stdout;
+    assert!(!standing.contains("withdrawn"), "{standing}");
+    let page = site.run(&["deploy", "ls", "--all"]).done().stdout;
+    for said in ["withdrawn by key_", "it was the wrong run", "withdrawn by local:"] {
+        assert!(page.contains(said), "no `{said}` in {page}");
+    }
+    let log = site.run(&["audit", "ls"]).done().stdout;
+    assert!(log.contains("deploy.withdraw"), "{log}");
     site.run(&["audit", "verify"]).done();
     assert_eq!(daemon.stop().code, Some(0));
 }

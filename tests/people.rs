@@ -15,7 +15,7 @@ fn log_in(daemon: &Daemon, user: &str, password: &str) -> (u16, Value) {
 }
 
 /// Status and body of a request of the management API.
-fn manage(daemon: &Daemon, token: &str, name: &str, body: &str) -> (u16, Value) {
+pub fn manage(daemon: &Daemon, token: &str, name: &str, body: &str) -> (u16, Value) {
     let bearer = format!("Authorization: Bearer {token}");
     let asking = ["--header", JSON, "--header", bearer.as_str(), "--data", body];
     daemon.ask(&format!("/admin/v1/{name}"), &asking)

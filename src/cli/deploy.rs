@@ -40,6 +40,13 @@ pub enum Command {
         #[arg(long, value_name = "TEXT")]
         reason: String,
     },
+    /// Take a proposal of your own back, while nobody has decided
+    Withdraw {
+        #[arg(value_parser = deployment_id, value_name = "ID")]
+        deployment: Id,
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
     /// Go back to what was active before, on the approval that it had
     Rollback {
         #[arg(value_name = "NAME")]
@@ -56,7 +63,7 @@ pub enum Command {
     },
     /// List what is proposed and active
     Ls {
-        /// And what was retired or rejected
+        /// And what was retired, rejected or withdrawn
         #[arg(long)]
         all: bool,
     },
@@ -77,6 +84,7 @@ pub fn run(command: Command, session: &Session) -> Result<()> {
         }
         Command::Approve { deployment, reason, alone: None } => Request::DeployApprove { deployment, reason },
         Command::Reject { deployment, reason } => Request::DeployReject { deployment, reason },
+        Command::Withdraw { deployment, reason } => Request::DeployWithdraw { deployment, reason },
         Command::Rollback { name, reason } => Request::DeployRollback { name, reason },
         Command::Retire { name, reason } => Request::DeployRetire { name, reason },
     };
@@ -103,7 +111,7 @@ fn set_policy(named: &str, session: &Session) -> Result<()> {
 
 fn draw(screen: &Screen, row: &DeploymentRow) -> Result<()> {
     let DeploymentRow { id, name, model, state, .. } = row;
-    screen.line(format_args!("{id}  {state:<8}  {}  {model}", printable(name)))?;
+    screen.line(format_args!("{id}  {state:<9}  {}  {model}", printable(name)))?;
     row.acts.iter().try_for_each(|act| draw_act(screen, act))?;
     if row.erased > 0 {
         screen.line(format_args!(

@@ -19,6 +19,7 @@ named_column! {
         Active = "active",
         Retired = "retired",
         Rejected = "rejected",
+        Withdrawn = "withdrawn",
     }
 }
 
@@ -33,6 +34,8 @@ named_column! {
         /// At the machine, by whoever was there, without a second person.
         ApprovedAlone = "approved alone",
         Rejected = "rejected",
+        /// By whoever proposed it.
+        Withdrawn = "withdrawn",
         /// Another one became active in its place.
         Superseded = "superseded",
         Retired = "retired",

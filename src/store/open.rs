@@ -14,7 +14,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0003_token_scope.sql"),
     include_str!("../../migrations/0004_sessions.sql"),
     include_str!("../../migrations/0005_deployments.sql"),
-    include_str!("../../migrations/0007_carried_tokens.sql"),
+    include_str!("../../migrations/0006_carried_tokens.sql"),
+    include_str!("../../migrations/0007_withdrawals.sql"),
 ];
 
 /// How long a statement waits for a lock: only a checkpoint of our own other connection can hold one.
@@ -131,6 +132,8 @@ fn network_filesystem(magic: u32) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -147,6 +150,94 @@ mod tests {
             .unwrap();
         assert_eq!(tables, 1);
         migrate_with(&mut connection, &[first, "CREATE TABLE two (n INTEGER) STRICT;"]).unwrap();
+    }
+
+    /// Every row of every table, as SQLite quotes its values.
+    fn rows(connection: &Connection) -> BTreeSet<String> {
+        let column = |sql: &str| -> Vec<String> {
+            let mut query = connection.prepare(sql).unwrap();
+            query.query_map([], |row| row.get(0)).unwrap().map(rusqlite::Result::unwrap).collect()
+        };
+        let of_table = |table: &String| {
+            let names = column(&format!("SELECT 'quote(' || name || ')' FROM pragma_table_info('{table}')"));
+            column(&format!("SELECT '{table} ' || {} FROM {table}", names.join(" || ' ' || ")))
+        };
+        column("SELECT name FROM sqlite_schema WHERE type = 'table'").iter().flat_map(of_table).collect()
+    }
+
+    #[test]
+    fn old_token_shards_are_let_go_with_the_runs_that_were_stopped_over_them_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut connection = connection(&directory.path().join("t.db")).unwrap();
+        migrate_with(&mut connection, &MIGRATIONS[..5]).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO collections VALUES (1, x'01', 1, 1, x'02');
+                 INSERT INTO documents VALUES ('doc', 1, x'01', x'02', 'current', NULL, 'txt', 9, 8, NULL, 1, 1, x'03');
+                 INSERT INTO snapshots VALUES ('snp', 1, x'04', 1, 0, 8, 0, 1, 1, x'05');
+                 INSERT INTO snapshot_members VALUES ('snp', 0, 'doc');
+                 INSERT INTO tokenizers VALUES ('tok', 'snp', 300, 2.5, 1, 1, x'06');
+                 INSERT INTO shards VALUES ('shd', 'snp', 'tok', 1);
+                 INSERT INTO jobs VALUES ('job', 'model.pretrain', 'interrupted', 'local:0', 'stopped', 1, 1, 2, 1, x'07');
+                 INSERT INTO objects VALUES ('shd', 'kept', 'job', 1), ('tok', 'kept', NULL, 1), ('ckp', 'kept', 'job', 1);
+                 INSERT INTO runs VALUES ('done', 'snp', 'tok', 'done', 1, 2, 6, 6, 10, 20, 0.5, 1, x'08'),
+                                         ('failed', 'snp', 'tok', 'failed', 1, 2, 3, 6, 10, 20, 0.5, 1, x'08'),
+                                         ('stopped', 'snp', 'tok', 'interrupted', 1, 2, 3, 6, 10, 20, 0.5, 1, x'08'),
+                                         ('cut off', 'snp', 'tok', 'running', 1, NULL, 3, 6, 10, 20, 0.5, 1, x'08');
+                 INSERT INTO facts VALUES ('stopped', 'checkpoints', 1, 1, x'09');
+                 INSERT INTO lineage VALUES ('snp', 'shd', 'tokenized into', 1), ('shd', 'stopped', 'read by', 1);
+                 INSERT INTO models VALUES ('mdl', x'01', 'done', 'tok', 10, 2.5, 2, 1, x'0A');",
+            )
+            .unwrap();
+        let before = rows(&connection);
+        migrate_with(&mut connection, &MIGRATIONS[..6]).unwrap();
+        let after = rows(&connection);
+        let only = |these: &BTreeSet<String>, those: &BTreeSet<String>| -> Vec<String> {
+            these.difference(those).cloned().collect()
+        };
+        let gone = [
+            "objects 'shd' 'kept' 'job' 1",
+            "runs 'cut off' 'snp' 'tok' 'running' 1 NULL 3 6 10 20 0.5 1 X'08'",
+            "runs 'stopped' 'snp' 'tok' 'interrupted' 1 2 3 6 10 20 0.5 1 X'08'",
+            "shards 'shd' 'snp' 'tok' 1",
+        ];
+        assert_eq!(only(&before, &after), gone);
+        let come = [
+            "objects 'shd' 'staged' NULL 1",
+            "runs 'cut off' 'snp' 'tok' 'failed' 1 NULL 3 6 10 20 0.5 1 X'08'",
+            "runs 'stopped' 'snp' 'tok' 'failed' 1 2 3 6 10 20 0.5 1 X'08'",
+        ];
+        assert_eq!(only(&after, &before), come);
+    }
+
+    #[test]
+    fn deployments_keep_their_rows_and_rules_and_can_be_withdrawn() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut connection = connection(&directory.path().join("t.db")).unwrap();
+        migrate_with(&mut connection, &MIGRATIONS[..6]).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO models VALUES ('mdl', x'01', NULL, NULL, 10, 2.5, 2, 1, x'0A');
+                 INSERT INTO deployments VALUES ('one', x'01', 'mdl', 'retired', 1, 3, x'0B'),
+                                                ('two', x'01', 'mdl', 'active', 2, 2, x'0C'),
+                                                ('three', x'01', 'mdl', 'rejected', 3, 2, x'0D'),
+                                                ('four', x'01', 'mdl', 'proposed', 4, 1, x'0E');",
+            )
+            .unwrap();
+        let before = rows(&connection);
+        migrate_with(&mut connection, &MIGRATIONS[..7]).unwrap();
+        assert_eq!(rows(&connection), before);
+        let add = |id: &str, model: &str, state: &str| {
+            let sql = "INSERT INTO deployments VALUES (?1, x'01', ?2, ?3, 5, 1, x'0F')";
+            connection.execute(sql, [id, model, state])
+        };
+        assert!(add("five", "mdl", "active").is_err(), "two active of one name");
+        assert!(add("five", "none", "proposed").is_err(), "of no model");
+        assert!(add("five", "mdl", "taken back").is_err(), "in no state");
+        add("five", "mdl", "withdrawn").unwrap();
+        let of_name = "EXPLAIN QUERY PLAN SELECT * FROM deployments WHERE name_hash = x'01'";
+        let plan: String = connection.query_row(of_name, [], |row| row.get(3)).unwrap();
+        assert!(plan.contains("deployments_name"), "{plan}");
     }
 
     #[test]

@@ -105,6 +105,7 @@ kinds! {
     DeployApprove "deploy_approve" DeployApprove Anywhere;
     DeployApproveAlone "deploy_approve_alone" DeployApproveAlone ALONE;
     DeployReject "deploy_reject" DeployReject Anywhere;
+    DeployWithdraw "deploy_withdraw" DeployWithdraw Anywhere;
     DeployRollback "deploy_rollback" DeployRollback Anywhere;
     DeployRetire "deploy_retire" DeployRetire Anywhere;
     DeployLs "deploy_ls" DeployList Anywhere;

@@ -91,6 +91,8 @@ words! {
         /// At the machine alone: the approval of one person without a second.
         DeployApproveAlone = "deploy.approve_alone",
         DeployReject = "deploy.reject",
+        /// By whoever proposed it, and nobody else.
+        DeployWithdraw = "deploy.withdraw",
         DeployRollback = "deploy.rollback",
         DeployRetire = "deploy.retire",
         DeployList = "deploy.ls",
@@ -151,6 +153,7 @@ const GRANTS: &[(Action, &[Role])] = &[
     (Action::DeployApprove, &[Validator]),
     (Action::DeployApproveAlone, &[]),
     (Action::DeployReject, &[Validator]),
+    (Action::DeployWithdraw, &[ModelBuilder]),
     (Action::DeployRollback, &[Operator]),
     (Action::DeployRetire, &[Operator]),
     (Action::DeployList, &[ModelBuilder, Validator, Operator, Auditor]),

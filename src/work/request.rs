@@ -110,6 +110,8 @@ pub enum Request {
     DeployApproveAlone { deployment: Id, reason: String },
     /// -> [`DeploymentRow`]
     DeployReject { deployment: Id, reason: String },
+    /// -> [`DeploymentRow`]; an error of kind `Denied` to whoever did not propose it
+    DeployWithdraw { deployment: Id, reason: Option<String> },
     /// -> [`DeploymentRow`]: what is active then
     DeployRollback { name: String, reason: String },
     /// -> [`DeploymentRow`]: what was active
@@ -146,7 +148,8 @@ impl Request {
             Self::FeedbackReview { feedback, .. } => Some(*feedback),
             Self::DeployApprove { deployment, .. }
             | Self::DeployApproveAlone { deployment, .. }
-            | Self::DeployReject { deployment, .. } => Some(*deployment),
+            | Self::DeployReject { deployment, .. }
+            | Self::DeployWithdraw { deployment, .. } => Some(*deployment),
             Self::JobShow { job } | Self::JobCancel { job } => Some(*job),
             _ => None,
         }

@@ -84,6 +84,21 @@ pub(super) fn reject(warden: &Warden, actor: &Actor, deployment: Id, reason: &st
     })
 }
 
+pub(super) fn withdraw(
+    warden: &Warden,
+    actor: &Actor,
+    deployment: Id,
+    reason: Option<&str>,
+) -> Result<Performed> {
+    let act = act(warden, actor, Deed::Withdrawn, reason)?;
+    changed(warden, reason, |rows| {
+        let mut deployment = proposed(rows, deployment)?;
+        must_be_the_proposer(actor, &deployment)?;
+        rows.move_deployment(&mut deployment, DeploymentState::Withdrawn, act)?;
+        Ok(deployment)
+    })
+}
+
 pub(super) fn roll_back(warden: &Warden, actor: &Actor, name: &str, reason: &str) -> Result<Performed> {
     let act = act(warden, actor, Deed::RolledBackTo, Some(reason))?;
     changed(warden, Some(reason), |rows| {
@@ -238,14 +253,32 @@ fn must_be_another(actor: &Actor, deployment: &Deployment, model: &Model) -> Res
     })
 }
 
+/// # Errors
+/// `Denied` where somebody else proposed it.
+fn must_be_the_proposer(actor: &Actor, deployment: &Deployment) -> Result<()> {
+    let (person, id) = (actor.person(), deployment.id);
+    if deployment.proposer() == Some(person.as_str()) {
+        return Ok(());
+    }
+    Err(Error::denied(format!(
+        "you ({person}) did not propose {id}: whoever did can withdraw it, and nobody else"
+    ))
+    .remedy(format!("a validator turns it down: `cloister deploy reject {id} --reason TEXT`")))
+}
+
 fn proposed(rows: &Rows<'_>, id: Id) -> Result<Deployment> {
     let found = rows.deployment(id)?.ok_or_else(|| {
         Error::not_found(format!("there is no deployment {id}")).remedy("`cloister deploy ls` shows them")
     })?;
     match found.state {
         DeploymentState::Proposed => Ok(found),
-        state => Err(Error::usage(format!("{id} is {state}: there is nothing to decide"))
-            .remedy("`cloister deploy propose` asks anew")),
+        state => {
+            let remedy = match state {
+                DeploymentState::Active => "`cloister deploy retire` ends what is served",
+                _ => "`cloister deploy propose` asks anew",
+            };
+            Err(Error::usage(format!("{id} is {state}: there is nothing to decide")).remedy(remedy))
+        }
     }
 }
 

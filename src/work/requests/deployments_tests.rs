@@ -276,6 +276,7 @@ fn each_role_does_its_part_and_no_other() {
         (Request::DeployApprove { deployment, reason: None }, vec![Role::Validator]),
         (Request::DeployApproveAlone { deployment, reason: reason() }, vec![]),
         (Request::DeployReject { deployment, reason: reason() }, vec![Role::Validator]),
+        (Request::DeployWithdraw { deployment, reason: None }, vec![Role::ModelBuilder]),
         (Request::DeployRollback { name: "letters".into(), reason: reason() }, vec![Role::Operator]),
         (Request::DeployRetire { name: "letters".into(), reason: reason() }, vec![Role::Operator]),
         (Request::DeployPolicy { policy: DeployPolicy::ApprovedOnly }, vec![Role::SecurityOfficer]),
@@ -352,6 +353,77 @@ fn a_name_serves_its_newest_until_something_is_proposed_for_it_and_then_what_was
         up["labels"][proposal.to_string()].as_str().unwrap().contains("letters, active, approved"),
         "{up}"
     );
+}
+
+#[test]
+fn whoever_proposed_takes_it_back_nobody_else_does_and_the_name_stays_governed() {
+    let bench = Bench::new();
+    let warden = bench.init();
+    let first = another(&warden, "letters");
+    let [proposer, other] = [(); 2].map(|()| Some(id(IdKind::User)));
+    let deployment = propose(&warden, &remote(Role::ModelBuilder, proposer), first, None).unwrap();
+    let withdraw = |actor: &Actor, deployment: Id, reason: Option<&str>| {
+        let request = Request::DeployWithdraw { deployment, reason: reason.map(str::to_owned) };
+        warden.execute(actor.clone(), request, &Silent)
+    };
+    for actor in
+        [remote(Role::ModelBuilder, other), remote(Role::ModelBuilder, None), Actor::Local { uid: 0 }]
+    {
+        let error = withdraw(&actor, deployment, None).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied);
+        assert!(error.to_string().contains(&actor.person()), "{error}");
+        let remedy = error.remedy_text().unwrap();
+        assert!(remedy.contains(&format!("cloister deploy reject {deployment}")), "{remedy}");
+    }
+    assert_eq!(
+        withdraw(&remote(Role::Validator, proposer), deployment, None).unwrap_err().kind(),
+        ErrorKind::Denied
+    );
+    let row = listed(&warden, false).into_iter().find(|row| row.id == deployment).unwrap();
+    assert_eq!((row.state.as_str(), row.acts.len()), ("proposed", 1), "nothing was changed");
+
+    // With another token of theirs.
+    let taken_back = remote(Role::ModelBuilder, proposer);
+    withdraw(&taken_back, deployment, Some("it was the wrong run")).unwrap();
+    assert!(listed(&warden, false).iter().all(|row| row.id != deployment));
+    let row = listed(&warden, true).into_iter().find(|row| row.id == deployment).unwrap();
+    let last = row.acts.last().unwrap();
+    assert_eq!((row.state.as_str(), row.basis.as_deref()), ("withdrawn", None));
+    assert_eq!((last.deed.as_str(), &last.by), ("withdrawn", &taken_back.person()));
+    assert_eq!(last.reason.as_deref(), Some("it was the wrong run"));
+    for error in [
+        withdraw(&taken_back, deployment, None).unwrap_err(),
+        approve(&warden, &remote(Role::Validator, None), deployment).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        assert!(error.to_string().contains("is withdrawn"), "{error}");
+    }
+    let entries = auditlog::read(&bench.path("data").join("audit"), 0).unwrap().map(Result::unwrap);
+    let ours: Vec<_> = entries.filter(|(_, entry)| entry.action == "deploy.withdraw").collect();
+    assert_eq!(ours.iter().filter(|(_, entry)| entry.outcome == Outcome::Denied).count(), 4);
+    let done: Vec<_> = ours.iter().filter(|(_, entry)| entry.outcome == Outcome::Done).collect();
+    assert_eq!((done.len(), done[0].1.object), (1, Some(deployment)));
+    assert_eq!(done[0].1.detail["reason_hmac"], json!(warden.text_mac("it was the wrong run")));
+
+    let second = another(&warden, "letters");
+    assert_eq!(served(&warden), at("letters", first), "the newest waits for an approval");
+    let again = propose(&warden, &remote(Role::ModelBuilder, other), first, None).unwrap();
+    approve(&warden, &remote(Role::Validator, None), again).unwrap();
+    let error = withdraw(&remote(Role::ModelBuilder, other), again, None).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    assert!(error.remedy_text().unwrap().contains("deploy retire"), "{error:?}");
+    assert_eq!(served(&warden), at("letters", first));
+    deployed(&warden, second, None);
+    assert_eq!(served(&warden), at("letters", second));
+
+    // Who can write the database does not bring it back.
+    let undone = rusqlite_of(&bench)
+        .execute("UPDATE deployments SET state = 'proposed' WHERE id = ?1", [deployment.to_string()]);
+    assert_eq!(undone.unwrap(), 1);
+    let error = approve(&warden, &remote(Role::Validator, None), deployment).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Integrity);
+    drop(warden);
+    assert!(!crate::work::tests::lies_in_the_clear(&bench.path("data"), "the wrong run"));
 }
 
 #[test]

@@ -132,6 +132,9 @@ pub(super) fn perform(
         Request::DeployReject { deployment, reason } => {
             deployments::reject(warden, actor, *deployment, reason)
         }
+        Request::DeployWithdraw { deployment, reason } => {
+            deployments::withdraw(warden, actor, *deployment, reason.as_deref())
+        }
         Request::DeployRollback { name, reason } => deployments::roll_back(warden, actor, name, reason),
         Request::DeployRetire { name, reason } => deployments::retire(warden, actor, name, reason),
         Request::DeployLs { all } => deployments::list(warden, *all),

@@ -44,6 +44,13 @@ pub(in crate::work) fn by(rows: &Rows<'_>, erased: &[Id]) -> Result<Vec<Reached>
     Ok(reached)
 }
 
+/// The command that begins a run of the same configuration on what is left of its collection.
+pub(super) fn pretrain_anew(rows: &Rows<'_>, run: &Run) -> Result<Option<String>> {
+    let erased = rows.erased_members(run.snapshot)?;
+    let all = rows.made_of(&erased, |_| false)?;
+    Search { rows, erased: &erased, all: &all }.pretrain(run)
+}
+
 fn because(kind: IdKind, is_direct: bool) -> &'static str {
     match kind {
         IdKind::Snapshot => "holds them",

@@ -1,7 +1,7 @@
 //! Runs: planning one, training one, going on with one that stopped. What came of it is written down the moment it
 //! stands: the model with its lineage first, then what it scores on held-out text.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
@@ -10,12 +10,13 @@ use super::{
     data::collection_names,
     models,
     prepare::{self, Prepared},
+    reached,
 };
 use crate::{
     base::{Context, Error, ErrorKind, Id, IdKind, Monitor, Result},
     evaluate::{EvaluateOutcome, EvaluateSpec},
     seal::new_id,
-    store::{self, Edge, Made, NewRun, Relation, Rows, Run, RunState},
+    store::{self, Direction, Edge, Made, NewRun, Relation, Rows, Run, RunState},
     train::{
         RunConfig,
         plan::{Plan, PlanSpec},
@@ -112,7 +113,7 @@ pub(super) fn resume(
         if stopped(&found) {
             return Ok(found);
         }
-        Err(Error::usage(format!("run {} is {}: there is nothing to go on with", found.id, found.state)))
+        Err(cannot_go_on(rows, &found)?)
     })?;
     jobs::run(warden, actor, request, monitor, |job| {
         let prepared = prepare::of_run(warden, &run)?;
@@ -130,6 +131,33 @@ pub(super) fn resume(
         })?;
         train(job, id, prepared, &config, checkpoints)
     })
+}
+
+/// What is said of a run that was not stopped, or whose tokens are gone.
+fn cannot_go_on(rows: &Rows<'_>, run: &Run) -> Result<Error> {
+    let id = run.id;
+    if run.state != RunState::Failed || !lost_its_shards(rows, run)? {
+        return Ok(Error::usage(format!("run {id} is {}: there is nothing to go on with", run.state)));
+    }
+    let error = Error::usage(format!(
+        "run {id} cannot go on: the token shards that it read were let go by an upgrade, since tokens are now sealed \
+         under their documents' keys alone"
+    ));
+    Ok(match reached::pretrain_anew(rows, run)? {
+        Some(command) => {
+            error.remedy(format!("a new run of the same configuration makes new ones: {command}"))
+        }
+        None => error.remedy("nothing is left in its collection to train on"),
+    })
+}
+
+/// Whether a migration let go of a shard that the run read; its lineage still names it.
+fn lost_its_shards(rows: &Rows<'_>, run: &Run) -> Result<bool> {
+    let there: HashSet<Id> =
+        rows.shards(run.snapshot, run.tokenizer)?.into_iter().map(|shard| shard.id).collect();
+    let steps = rows.lineage(run.id, Direction::Up)?;
+    let mut read = steps.iter().filter(|step| step.edge.child == run.id).map(|step| step.edge.parent);
+    Ok(read.any(|parent| parent.kind() == IdKind::Shard && !there.contains(&parent)))
 }
 
 /// Trains, from the beginning or from a checkpoint, and writes down what came of it.
@@ -300,4 +328,117 @@ pub(super) fn held_out(rows: &Rows<'_>, model: Id) -> Result<Option<Evaluation>>
 
 fn json<T: serde::Serialize>(value: &T) -> Result<Value> {
     serde_json::to_value(value).context("writing a row")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        store::{NewDocument, Shard, Snapshot, TokenizerRow},
+        work::tests::{Bench, ask},
+    };
+
+    /// A run of two steps over one shard.
+    fn run(warden: &Warden, collection: &str, state: RunState) -> Id {
+        let [document, snapshot, tokenizer, shard, run] =
+            [IdKind::Document, IdKind::Snapshot, IdKind::Tokenizer, IdKind::Shard, IdKind::Run]
+                .map(|kind| new_id(kind).unwrap());
+        warden
+            .store
+            .write(|rows| {
+                let collection = rows.ensure_collection(collection, 1)?;
+                rows.add_document(&NewDocument {
+                    id: document,
+                    collection,
+                    job: None,
+                    format: "txt",
+                    source_bytes: 1,
+                    text_bytes: 1,
+                    content_hash: [1; 32],
+                    ingested_at_ms: 1,
+                    name: "a.txt",
+                    subjects: &[],
+                    licence: None,
+                    remarks: &[],
+                })?;
+                let manifest = Snapshot {
+                    id: snapshot,
+                    collection,
+                    merkle_root: [7; 32],
+                    documents: 1,
+                    duplicates: 0,
+                    train_bytes: 1,
+                    held_out_bytes: 1,
+                    created_at_ms: 1,
+                    spec: json!({ "clean": { "lower_case": true } }),
+                };
+                rows.add_snapshot(&manifest, &[document])?;
+                rows.add_tokenizer(&TokenizerRow {
+                    id: tokenizer,
+                    snapshot: Some(snapshot),
+                    vocab_size: 300,
+                    bytes_per_token: None,
+                    created_at_ms: 1,
+                    made_by: None,
+                })?;
+                rows.add_shard(&Shard { id: shard, snapshot, tokenizer, created_at_ms: 1 })?;
+                rows.add_run(&NewRun {
+                    id: run,
+                    snapshot,
+                    tokenizer,
+                    started_at_ms: 1,
+                    name: "tiny",
+                    purpose: &json!({}),
+                    config: &json!({ "steps": 2 }),
+                    makers: &[],
+                })?;
+                for (parent, child, relation) in [
+                    (snapshot, shard, Relation::Tokenized),
+                    (tokenizer, shard, Relation::Tokenized),
+                    (shard, run, Relation::ReadBy),
+                    (tokenizer, run, Relation::ReadBy),
+                ] {
+                    rows.add_edge(Edge { parent, child, relation }, 1)?;
+                }
+                rows.set_run_state(run, state, Some(2))
+            })
+            .unwrap();
+        run
+    }
+
+    #[test]
+    fn a_run_whose_shards_an_upgrade_let_go_says_so_and_names_the_command_of_a_new_one() {
+        let bench = Bench::new();
+        let warden = bench.init();
+        let [stopped, done] = [("mill pond", RunState::Interrupted), ("b", RunState::Done)]
+            .map(|(name, state)| run(&warden, name, state));
+        drop(warden);
+        let migration = include_str!("../../../migrations/0006_carried_tokens.sql");
+        rusqlite::Connection::open(bench.path("data").join("cloister.db"))
+            .unwrap()
+            .execute_batch(migration)
+            .unwrap();
+        let warden = bench.open();
+        // Of a failure since.
+        let failed = run(&warden, "c", RunState::Failed);
+        let refused = |run| {
+            let error = ask(&warden, Request::ModelResume { run: Some(run) }).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            assert!(error.to_string().contains(&run.to_string()), "{error}");
+            (error.to_string(), error.remedy_text().map(str::to_owned))
+        };
+        let (said, remedy) = refused(stopped);
+        assert!(said.contains("token shards") && said.contains("upgrade"), "{said}");
+        let tokenizer = warden.store.read(|rows| rows.run(stopped)).unwrap().unwrap().tokenizer;
+        let command = format!(
+            "cloister model pretrain --data 'mill pond' --name tiny --tokenizer {tokenizer} --lower-case --set steps=2"
+        );
+        assert!(remedy.as_ref().is_some_and(|remedy| remedy.ends_with(&command)), "{remedy:?}");
+        for (run, state) in [(done, "done"), (failed, "failed")] {
+            let (said, _) = refused(run);
+            assert!(said.contains(&format!("is {state}")) && !said.contains("shards"), "{said}");
+        }
+    }
 }
