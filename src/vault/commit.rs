@@ -147,5 +147,5 @@ pub(super) fn remove(path: &Path) -> Result<()> {
 /// Syncs each directory that one of the files is in, once.
 pub(super) fn sync_directories_of<'p>(paths: impl Iterator<Item = &'p Path>) -> Result<()> {
     let files: BTreeMap<_, _> = paths.map(|path| (path.parent(), path)).collect();
-    files.into_values().try_for_each(|path| sync_parent(path))
+    files.into_values().try_for_each(sync_parent)
 }
