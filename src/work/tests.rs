@@ -549,6 +549,32 @@ fn a_revocation_is_not_undone_by_rows_that_are_put_back() {
 }
 
 #[test]
+fn a_user_who_is_shut_out_while_a_token_is_made_gets_none() {
+    let bench = Bench::new();
+    let warden = bench.init();
+    ask(&warden, Request::UserAdd { name: "ada".into(), role: "user".into() }).unwrap();
+    let spec = TokenSpec { user: Some("ada".to_owned()), ..TokenSpec::of_role("user") };
+    let is_begun = || {
+        let entries = auditlog::read(&bench.path("data").join("audit"), 0).unwrap();
+        entries.flatten().any(|(_, entry)| entry.action == "token.manage")
+    };
+    let refused = std::thread::scope(|threads| {
+        // Nobody else writes until this is done; whoever makes the token reads what was before.
+        let asked = warden.store.write(|rows| {
+            let asked = threads.spawn(|| ask(&warden, Request::TokenNew(spec)));
+            while !is_begun() {
+                std::thread::yield_now();
+            }
+            rows.disable_user(rows.user_named("ada")?.unwrap().id, 1)?;
+            Ok(asked)
+        });
+        asked.unwrap().join().unwrap().unwrap_err()
+    });
+    assert!(refused.to_string().contains("'ada' is disabled"), "{refused}");
+    assert!(warden.store.read(|rows| rows.tokens()).unwrap().is_empty());
+}
+
+#[test]
 fn a_token_keeps_its_scope_and_shows_when_it_last_came() {
     let bench = Bench::new();
     let warden = bench.init();
