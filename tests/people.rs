@@ -72,6 +72,45 @@ fn a_password_is_set_over_the_socket_and_lies_nowhere() {
     site.run(&["audit", "verify"]).done();
 }
 
+#[test]
+fn a_person_changes_the_own_password_over_the_network() {
+    let site = Site::initialised();
+    site.run(&["user", "add", "alice", "--role", "auditor"]).done();
+    let file = site.file("password", format!("{PASSWORD}\n"));
+    site.run(&["user", "password", "alice", "--password-file", &file]).done();
+    std::fs::remove_file(file).expect("a file");
+    let daemon = Daemon::start(&site, &[]);
+    let next = "ochre lapwing affidavit";
+    let enter = || text(&log_in(&daemon, "alice", PASSWORD).1, "token").to_owned();
+    let (token, elsewhere) = (enter(), enter());
+    let change = |present: &str, next: &str| {
+        let bearer = format!("Authorization: Bearer {token}");
+        let body = serde_json::json!({"password": present, "new_password": next}).to_string();
+        let asking = ["--request", "PUT", "--header", JSON, "--header", bearer.as_str(), "--data", &body];
+        daemon.ask("/v1/password", &asking)
+    };
+    let (status, refused) = change("verdigris otter", next);
+    assert_eq!((status, text(&refused["error"], "code")), (401, "invalid_credentials"));
+    let (status, refused) = change(PASSWORD, "too short");
+    assert_eq!((status, text(&refused["error"], "param")), (400, "new_password"));
+    let (status, changed) = change(PASSWORD, next);
+    assert_eq!((status, &changed["sessions_ended"]), (200, &true.into()), "{changed}");
+    for ended in [&token, &elsewhere] {
+        assert_eq!(manage(&daemon, ended, "audit_verify", "{}").0, 401);
+    }
+    assert_eq!(log_in(&daemon, "alice", PASSWORD).0, 401);
+    assert_eq!(log_in(&daemon, "alice", next).0, 200);
+    assert_eq!(daemon.stop().code, Some(0));
+    let rows = site.json_lines(&["audit", "ls"]);
+    let changes = rows.iter().filter(|row| row["action"] == "password.change");
+    let mut outcomes: Vec<&str> = changes.map(|row| text(row, "outcome")).collect();
+    outcomes.sort_unstable();
+    assert_eq!(outcomes, ["denied", "done", "failed", "intent", "intent", "intent"]);
+    let found = crate::harness::grep_files(&site.data(), &[PASSWORD, next, &token]);
+    assert!(found.is_empty(), "{found:?}");
+    site.run(&["audit", "verify"]).done();
+}
+
 /// A certificate and its key, in files: of an authority, or one that the authority signed.
 fn certificate(site: &Site, name: &str, authority: Option<&(String, String)>) -> (String, String) {
     let at = |ending: &str| site.at(&format!("{name}.{ending}")).to_str().expect("UTF-8").to_owned();

@@ -451,6 +451,75 @@ fn people_log_in_keep_what_they_were_given_and_are_out_at_once() {
 }
 
 #[test]
+fn people_change_their_own_password_and_are_out_with_it() {
+    const NEXT: &str = "a mill race, and the heron there";
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let warden = install(directory.path());
+    add_model(&warden, "rules", 1);
+    person(&warden, "Ermentrude", "user");
+    person(&warden, "Wendelin", "user");
+    let spec = TokenSpec { user: Some("Ermentrude".to_owned()), ..TokenSpec::of_role("user") };
+    let program = ask(&warden, Request::TokenNew(spec), "").expect("a token");
+    let program = program["token"].as_str().expect("a token");
+    let daemon = start(&warden, ServeOptions::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let log_in = async |user: &str, password: &str| {
+            let body = json!({"user": user, "password": password});
+            let (status, body) = daemon.ask("POST", "/v1/sessions", "none", &body).await;
+            let body: Value = serde_json::from_str(&body).expect("JSON");
+            (status, body["token"].as_str().unwrap_or_default().to_owned())
+        };
+        let change = async |token: &str, present: &str, next: &str| {
+            let body = json!({"password": present, "new_password": next});
+            let (status, body) = daemon.ask("PUT", "/v1/password", token, &body).await;
+            for word in [present, next] {
+                assert!(!body.contains(word), "{body}");
+            }
+            (status, body)
+        };
+        let models = async |token: &str| daemon.ask("GET", "/v1/models", token, &Value::Null).await.0;
+        let (first, second) =
+            (log_in("Ermentrude", PASSWORD).await.1, log_in("Ermentrude", PASSWORD).await.1);
+        let others = log_in("Wendelin", PASSWORD).await.1;
+        for (token, present, next, status, said) in [
+            (first.as_str(), "sacks of grain, counted", NEXT, 401, "Incorrect present password"),
+            (&first, "sacks of grain, counted", "weak", 401, "Incorrect present password"),
+            (&first, PASSWORD, PASSWORD, 400, "the new password is the present one"),
+            (&first, PASSWORD, "elevenchars", 400, "at least 12 characters"),
+            (&first, PASSWORD, "Password1234", 400, "first that anybody would try"),
+            (program, PASSWORD, NEXT, 403, "made for a program"),
+            ("clst_user_nonsense", PASSWORD, NEXT, 401, "Incorrect API key"),
+        ] {
+            let changed = change(token, present, next).await;
+            assert!(changed.0 == status && changed.1.contains(said), "{status} {said}: {changed:?}");
+        }
+        assert_eq!((models(&first).await, log_in("Ermentrude", NEXT).await.0), (200, 401));
+
+        let (status, changed) = change(&first, PASSWORD, NEXT).await;
+        assert_eq!(status, 200, "{changed}");
+        assert_eq!((models(&first).await, models(&second).await), (401, 401), "also the one that asked");
+        assert_eq!((models(program).await, models(&others).await), (200, 200));
+        assert_eq!(log_in("Ermentrude", PASSWORD).await.0, 401);
+        assert_eq!(log_in("Wendelin", PASSWORD).await.0, 200);
+        let (status, third) = log_in("Ermentrude", NEXT).await;
+        assert_eq!((status, models(&third).await), (200, 200));
+    });
+    daemon.stop();
+    let actions = actions(warden.data_dir());
+    let count = |wanted: &str| actions.iter().filter(|action| *action == wanted).count();
+    let outcomes = ["Intent", "Done", "Denied", "Failed"];
+    let outcomes = outcomes.map(|outcome| count(&format!("password.change {outcome}")));
+    // A program is turned away before anything is tried.
+    assert_eq!(outcomes, [7, 1, 2, 4], "{actions:?}");
+    for file in files_under(directory.path()) {
+        let bytes = std::fs::read(&file).expect("reads");
+        let found = bytes.windows(NEXT.len()).any(|window| window == NEXT.as_bytes());
+        assert!(!found, "a password lies in {}", file.display());
+    }
+}
+
+#[test]
 fn a_bound_token_is_good_with_its_certificate_alone() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let warden = install(directory.path());

@@ -148,6 +148,13 @@ impl ApiError {
             .with_code("invalid_credentials")
     }
 
+    /// The code is that of a log-in; the token is not what is at fault.
+    pub fn wrong_present_password() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, INVALID, "Incorrect present password.")
+            .with_code("invalid_credentials")
+            .about("password")
+    }
+
     pub fn too_many_log_ins(wait: Duration) -> Self {
         let message = "There are too many attempts to log in. Try again in a moment.";
         Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message)

@@ -31,7 +31,7 @@ use crate::{
 /// What is read and thrown away for somebody who may not ask anything.
 pub const STRANGERS_BODY_MAX: usize = 1 << 20;
 const STRANGERS_BODY_TIME: Duration = Duration::from_secs(5);
-/// A name and a password.
+/// A name and a password, or two passwords.
 const SECRET_BODY_MAX: usize = 4 << 10;
 const SECRET_BODY_TIME: Duration = Duration::from_secs(10);
 /// Our tokens have some 60 characters.

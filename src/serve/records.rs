@@ -90,6 +90,18 @@ pub trait Records: Send + Sync + 'static {
     /// `NotFound` where it is a token that somebody made.
     fn log_out(&self, caller: &Caller) -> Result<()>;
 
+    /// The name of the user whose session a caller's token is.
+    ///
+    /// # Errors
+    /// `Denied` where it is a token that somebody made.
+    fn session_user(&self, caller: &Caller) -> Result<String>;
+
+    /// Changes the password of that user, and ends all their sessions; recorded.
+    ///
+    /// # Errors
+    /// `Denied` where `present` is not their password; `Usage` where it is, and `next` is not one to have.
+    fn change_password(&self, caller: &Caller, present: &Secret, next: &Secret) -> Result<()>;
+
     /// Does what a caller asks of the warden, if the caller may; recorded.
     fn manage(&self, caller: &Caller, request: Request, monitor: &dyn Monitor) -> Result<Value>;
 
@@ -180,6 +192,14 @@ impl Records for WardenRecords {
 
     fn log_out(&self, caller: &Caller) -> Result<()> {
         self.0.log_out(caller)
+    }
+
+    fn session_user(&self, caller: &Caller) -> Result<String> {
+        self.0.session_user(caller)
+    }
+
+    fn change_password(&self, caller: &Caller, present: &Secret, next: &Secret) -> Result<()> {
+        self.0.change_password(caller, present, next)
     }
 
     fn manage(&self, caller: &Caller, request: Request, monitor: &dyn Monitor) -> Result<Value> {

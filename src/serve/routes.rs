@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     auditlog::Outcome,
+    seal::Secret,
     work::{
         Kind, Request as Asked,
         policy::{Action, Caller},
@@ -48,6 +49,8 @@ pub enum Handler {
     /// For those who have no token and bring what gets them one. It slows, counts and records by itself.
     Entering(fn(Arc<Api>, Parts, Body) -> Answering),
     Guarded(Action, fn(Arc<Api>, Caller, Call) -> Answering),
+    /// Guarded as well; the body goes into memory that is wiped. What is set says that a record is begun, as in [`Call`].
+    Confided(Action, fn(Arc<Api>, Caller, Secret, Arc<AtomicBool>) -> Answering),
     /// A request of the warden's, who records it.
     Managed(&'static Kind),
 }
@@ -75,11 +78,15 @@ const fn post(path: &'static str, handler: Handler) -> Route {
     Route { method: MethodFilter::POST, method_name: "POST", path: Cow::Borrowed(path), handler }
 }
 
+const fn put(path: &'static str, handler: Handler) -> Route {
+    Route { method: MethodFilter::PUT, method_name: "PUT", path: Cow::Borrowed(path), handler }
+}
+
 const fn delete(path: &'static str, handler: Handler) -> Route {
     Route { method: MethodFilter::DELETE, method_name: "DELETE", path: Cow::Borrowed(path), handler }
 }
 
-use Handler::{Entering, Guarded, Managed, Open};
+use Handler::{Confided, Entering, Guarded, Managed, Open};
 
 /// All there are: those of applications, and one for each of the warden's requests.
 pub static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
@@ -100,6 +107,12 @@ const APPLICATIONS: &[Route] = &[
     delete(
         "/v1/sessions/current",
         Guarded(Action::SessionEnd, |api, caller, _| Box::pin(sessions::log_out(api, caller))),
+    ),
+    put(
+        "/v1/password",
+        Confided(Action::PasswordChange, |api, caller, secret, recorded| {
+            Box::pin(sessions::change_password(api, caller, secret, recorded))
+        }),
     ),
     get("/v1/models", Guarded(Action::ModelServed, |api, caller, _| Box::pin(handlers::models(api, caller)))),
     get(
@@ -157,25 +170,70 @@ async fn timed(
             answer(Arc::clone(&api), head, body).await.into_response()
         }
         Guarded(action, answer) => {
-            guarded(&api, action, recording(action), answer, id, request, received).await.into_response()
+            let work = called(id.clone(), received, answer);
+            guarded(&api, action, recording(action), work, id, request, received).await.into_response()
+        }
+        Confided(action, answer) => {
+            let work = confided(answer);
+            guarded(&api, action, recording(action), work, id, request, received).await.into_response()
         }
         Managed(kind) => {
             let answer =
                 move |api, caller, call| -> Answering { Box::pin(managing::manage(api, caller, call, kind)) };
-            guarded(&api, kind.action, Recording::Handler, answer, id, request, received)
-                .await
-                .into_response()
+            let work = called(id.clone(), received, answer);
+            guarded(&api, kind.action, Recording::Handler, work, id, request, received).await.into_response()
         }
     };
     api.metrics.routes[place].1.observe(response.status().as_u16(), received.elapsed());
     private(response)
 }
 
+/// A request whose caller may do what it asks for, and whose intent is recorded where the router does that.
+struct Admitted {
+    api: Arc<Api>,
+    caller: Caller,
+    head: Parts,
+    body: Body,
+    /// As in [`Call`].
+    recorded: Arc<AtomicBool>,
+}
+
+/// Reads the body, and asks the handler.
+fn called(
+    id: Option<String>,
+    received: Instant,
+    answer: impl FnOnce(Arc<Api>, Caller, Call) -> Answering + Send + 'static,
+) -> impl FnOnce(Admitted) -> Answering {
+    move |Admitted { api, caller, head, body, recorded }| {
+        Box::pin(async move {
+            let body = intake::read_body(&api, &head.headers, body).await?;
+            if head.method == Method::POST {
+                intake::require_json(&head.headers)?;
+            }
+            let accepts_lines = intake::accepts_lines(&head.headers);
+            answer(api, caller, Call { id, body, received, accepts_lines, recorded }).await
+        })
+    }
+}
+
+/// The same with a body that is a secret.
+fn confided(
+    answer: fn(Arc<Api>, Caller, Secret, Arc<AtomicBool>) -> Answering,
+) -> impl FnOnce(Admitted) -> Answering {
+    move |Admitted { api, caller, head, body, recorded }| {
+        Box::pin(async move {
+            let secret = intake::read_secret(body).await?;
+            intake::require_json(&head.headers)?;
+            answer(api, caller, secret, recorded).await
+        })
+    }
+}
+
 async fn guarded(
     api: &Arc<Api>,
     action: Action,
     by: Recording,
-    answer: impl FnOnce(Arc<Api>, Caller, Call) -> Answering,
+    work: impl FnOnce(Admitted) -> Answering,
     id: Option<String>,
     request: Request,
     received: Instant,
@@ -203,16 +261,14 @@ async fn guarded(
         note(Outcome::Intent, None).await?;
     }
     let recorded = Arc::new(AtomicBool::new(false));
-    let outcome = async {
-        let body = intake::read_body(api, &head.headers, body).await?;
-        if head.method == Method::POST {
-            intake::require_json(&head.headers)?;
-        }
-        let accepts_lines = intake::accepts_lines(&head.headers);
-        let call = Call { id: id.clone(), body, received, accepts_lines, recorded: Arc::clone(&recorded) };
-        answer(Arc::clone(api), caller.clone(), call).await
-    }
-    .await;
+    let admitted = Admitted {
+        api: Arc::clone(api),
+        caller: caller.clone(),
+        head,
+        body,
+        recorded: Arc::clone(&recorded),
+    };
+    let outcome = work(admitted).await;
     let (how, status) = match &outcome {
         Ok(response) => (Outcome::Done, response.status().as_u16()),
         Err(refusal) => (Outcome::Failed, refusal.status.as_u16()),
@@ -245,7 +301,7 @@ pub enum Recording {
 /// Of a guarded route.
 pub fn recording(action: Action) -> Recording {
     match action {
-        Action::AnswerAsk | Action::FeedbackGive => Recording::Handler,
+        Action::AnswerAsk | Action::FeedbackGive | Action::PasswordChange => Recording::Handler,
         Action::MetricsRead => Recording::Window,
         _ => Recording::Router,
     }

@@ -48,6 +48,7 @@ use crate::{
 
 const CONTEXT: usize = 128;
 const PASSWORD: &str = "the heron over the mill pond";
+const NEXT_PASSWORD: &str = "the otter under the weir";
 
 fn id(kind: IdKind, number: u8) -> Id {
     Id::from_parts(kind, 1, [number; 10])
@@ -121,6 +122,28 @@ impl Records for Memory {
 
     fn log_out(&self, _: &Caller) -> Result<()> {
         self.write()
+    }
+
+    /// Each role is a user's name. The token of `user2` is no session.
+    fn session_user(&self, asking: &Caller) -> Result<String> {
+        if caller("user2").is_some_and(|program| program.token == asking.token) {
+            return Err(Error::denied("this token was made for a program"));
+        }
+        Ok(asking.role.to_string())
+    }
+
+    fn change_password(&self, _: &Caller, present: &Secret, next: &Secret) -> Result<()> {
+        self.write()?;
+        self.noting(Action::PasswordChange, Outcome::Intent);
+        let (outcome, answer) = if present.danger_expose() != PASSWORD.as_bytes() {
+            (Outcome::Denied, Err(Error::denied("the name or the password is wrong")))
+        } else if next.danger_expose() != NEXT_PASSWORD.as_bytes() {
+            (Outcome::Failed, Err(Error::usage("a password has at least 12 characters")))
+        } else {
+            (Outcome::Done, Ok(()))
+        };
+        self.noting(Action::PasswordChange, outcome);
+        answer
     }
 
     /// A proof goes on until it is told to stop; everything else says a little on its way.
@@ -300,7 +323,7 @@ fn prompt(max_tokens: u64) -> Value {
 fn action(route: &Route) -> Option<Action> {
     match route.handler {
         Handler::Open(_) | Handler::Entering(_) => None,
-        Handler::Guarded(action, _) => Some(action),
+        Handler::Guarded(action, _) | Handler::Confided(action, _) => Some(action),
         Handler::Managed(kind) => Some(kind.action),
     }
 }
@@ -320,7 +343,7 @@ async fn without_a_valid_token_every_guarded_route_is_shut() {
                 Handler::Open(_) => assert_eq!(status, StatusCode::OK),
                 // Nothing of a prompt is a name and a password, whatever token comes with it.
                 Handler::Entering(_) => assert_eq!(status, StatusCode::BAD_REQUEST, "{path}"),
-                Handler::Guarded(..) | Handler::Managed(_) => {
+                Handler::Guarded(..) | Handler::Confided(..) | Handler::Managed(_) => {
                     assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
                     assert_eq!(body["error"]["code"], "invalid_api_key");
                 }
@@ -386,6 +409,67 @@ async fn tries_at_one_moment_are_sent_away_with_a_time_to_come_back() {
 }
 
 #[tokio::test]
+async fn a_password_is_changed_by_whoever_knows_it_and_guessed_no_faster_than_at_the_door() {
+    let bench = bench();
+    let change = async |token: &str, body: Value| bench.ask("PUT", "/v1/password", Some(token), &body).await;
+    let passwords =
+        |present: &str, next: &str| json!({"password": present.to_owned(), "new_password": next.to_owned()});
+    let noted = |last| [(Action::PasswordChange, Outcome::Intent), (Action::PasswordChange, last)];
+    let changed = change("user", passwords(PASSWORD, NEXT_PASSWORD)).await;
+    let expected = json!({"object": "password", "changed": true, "sessions_ended": true});
+    assert_eq!(changed, (StatusCode::OK, expected));
+    assert_eq!(bench.records.take_noted(), noted(Outcome::Done));
+
+    let (status, body) = change("user2", passwords(PASSWORD, NEXT_PASSWORD)).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert!(body["error"]["message"].as_str().is_some_and(|text| text.contains("made for a program")));
+    assert_eq!(bench.records.take_noted(), noted(Outcome::Failed));
+    for malformed in [
+        json!({"password": PASSWORD}),
+        json!({"password": PASSWORD, "new_password": 7}),
+        json!({"password": PASSWORD, "new_password": NEXT_PASSWORD, "user": "auditor"}),
+        json!({"password": PASSWORD, "new_password": "heron".repeat(1000)}),
+    ] {
+        let (status, body) = change("user", malformed).await;
+        assert!(matches!(status, StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE), "{body}");
+        assert!(!body.to_string().contains("heron"), "{body}");
+    }
+    let mut plain =
+        request("PUT", "/v1/password", Some("user"), passwords(PASSWORD, NEXT_PASSWORD).to_string());
+    plain.headers_mut().remove(header::CONTENT_TYPE);
+    assert_eq!(bench.send(plain).await.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    for _ in 0..10 {
+        let (status, body) = change("user", passwords(PASSWORD, "otter")).await;
+        assert_eq!((status, &body["error"]["param"]), (StatusCode::BAD_REQUEST, &json!("new_password")));
+    }
+    let wait =
+        || bench.api.attempts.begin("user", None, std::time::Instant::now()).map(|attempt| attempt.wait);
+    assert_eq!(wait(), Ok(Duration::ZERO), "who knows the password is not slowed");
+    assert_eq!(bench.api.take_strangers().requests, 0);
+    bench.records.take_noted();
+
+    for _ in 0..6 {
+        let (status, body) = change("user", passwords("the heron", NEXT_PASSWORD)).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+        assert_eq!(body["error"]["code"], "invalid_credentials");
+        assert_eq!(bench.records.take_noted(), noted(Outcome::Denied));
+    }
+    let strangers = bench.api.take_strangers();
+    assert_eq!((strangers.requests, strangers.log_ins), (6, 6));
+    assert!(wait().is_ok_and(|wait| wait > Duration::ZERO), "a log-in of that account waits as well");
+    while wait().is_ok() {}
+    let response = bench.send(request(
+        "PUT",
+        "/v1/password",
+        Some("user"),
+        passwords(PASSWORD, NEXT_PASSWORD).to_string(),
+    ));
+    let response = response.await;
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert!(response.headers().contains_key(header::RETRY_AFTER));
+}
+
+#[tokio::test]
 async fn a_role_gets_exactly_what_the_policy_grants() {
     let bench = bench();
     for route in ROUTES.iter() {
@@ -421,6 +505,7 @@ async fn every_route_writes_one_intent_and_one_outcome() {
                 json!({"model": "rules", "messages": [{"role": "user", "content": "ab"}], "max_tokens": 1})
             }
             "/v1/feedback" => json!({"answer": answer, "rating": 1}),
+            "/v1/password" => json!({"password": PASSWORD, "new_password": NEXT_PASSWORD}),
             _ if is_managed => json!({}),
             _ => prompt(1),
         };

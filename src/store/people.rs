@@ -119,7 +119,9 @@ impl Rows<'_> {
         self.one("SELECT * FROM tokens WHERE id = ?1", [id], |row| self.token_row(row))
     }
 
-    fn user_by_id(&self, id: Id) -> Result<User> {
+    /// # Errors
+    /// `NotFound` where there is none.
+    pub fn user(&self, id: Id) -> Result<User> {
         let found = self.one("SELECT * FROM users WHERE id = ?1", [id], |row| self.user_row(row))?;
         found.ok_or_else(|| Error::not_found(format!("there is no {id}")))
     }
@@ -207,7 +209,7 @@ impl Writes<'_> {
 
     /// Sets a user's password, or takes it away. What was logged in with the former one ends.
     pub fn set_password(&self, id: Id, password: Option<PasswordVerifier>, now_ms: u64) -> Result<User> {
-        let user = User { password, ..self.user_by_id(id)? };
+        let user = User { password, ..self.user(id)? };
         self.reseal("users", id, &UserContent::of(&user))?;
         self.execute(
             "UPDATE tokens SET revoked_at_ms = ?2 WHERE user = ?1 AND session = 1 AND revoked_at_ms IS NULL",

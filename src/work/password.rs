@@ -113,6 +113,10 @@ impl Password {
         Ok(())
     }
 
+    pub fn is(&self, other: &Self) -> bool {
+        self.0.danger_expose() == other.0.danger_expose()
+    }
+
     pub fn verifier(&self) -> Result<PasswordVerifier> {
         PasswordVerifier::new(&self.0)
     }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     base::{Context, Error, Id, Result},
     seal::{self, random_bytes},
-    store::{ApiToken, User},
+    store::{ApiToken, Rows, User},
 };
 
 const PREFIX: &str = "clst";
@@ -168,11 +168,11 @@ impl Warden {
         self.store.write(|rows| used.into_iter().try_for_each(|(token, at_ms)| rows.token_used(token, at_ms)))
     }
 
-    /// Makes a token and records it.
+    /// Makes a token and records it. Whose it is, is found out as it is written: whoever is shut out meanwhile gets none.
     pub(super) fn issue_token(
         &self,
         role: Role,
-        user: Option<Id>,
+        whose: impl FnOnce(&Rows<'_>) -> Result<Option<Id>>,
         expires_at_ms: Option<u64>,
         name: Option<&str>,
         scope: &Scope,
@@ -185,7 +185,7 @@ impl Warden {
             rows.add_token(&crate::store::NewToken {
                 id,
                 mac: self.token_macs(&token)[0],
-                user,
+                user: whose(rows)?,
                 role: role.as_str(),
                 created_at_ms: self.now_ms(),
                 expires_at_ms,

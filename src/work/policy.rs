@@ -110,6 +110,8 @@ words! {
         /// Over the API: a token for hours in exchange for a password.
         SessionBegin = "session.begin",
         SessionEnd = "session.end",
+        /// Over the API: one's own.
+        PasswordChange = "password.change",
     }
 }
 
@@ -167,6 +169,7 @@ const GRANTS: &[(Action, &[Role])] = &[
     (Action::MetricsRead, &[Operator, Service]),
     (Action::SessionBegin, PEOPLE),
     (Action::SessionEnd, PEOPLE),
+    (Action::PasswordChange, PEOPLE),
 ];
 
 impl Role {
@@ -333,8 +336,9 @@ mod tests {
             if action == Action::TokenManage || action == Action::UserManage {
                 assert_eq!(Role::ALL.iter().filter(|role| role.may(action)).count(), 1);
             }
-            let is_logging_in = [Action::SessionBegin, Action::SessionEnd].contains(&action);
-            assert!(is_logging_in || !both(User, SecurityOfficer), "{action}: a user is no officer");
+            let is_of_oneself =
+                [Action::SessionBegin, Action::SessionEnd, Action::PasswordChange].contains(&action);
+            assert!(is_of_oneself || !both(User, SecurityOfficer), "{action}: a user is no officer");
         }
         for action in [
             Action::DataIngest,

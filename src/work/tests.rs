@@ -6,6 +6,8 @@ use std::{
     net::Shutdown,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    sync::Barrier,
+    time::Duration,
 };
 
 use serde_json::json;
@@ -26,7 +28,7 @@ use crate::{
     base::{Error, ErrorKind, Id, IdKind, Result, Silent},
     corpus::{IngestReport, IngestSpec},
     device::Choice,
-    seal::new_id,
+    seal::{Secret, new_id},
     store::{JobState, ObjectState},
     vault::Depot,
 };
@@ -546,6 +548,62 @@ fn a_revocation_is_not_undone_by_rows_that_are_put_back() {
     drop(bench.open());
     put_rows_back(&bench);
     assert_eq!(come(&bench.open(), &stays).unwrap_err().kind(), ErrorKind::Denied);
+}
+
+#[test]
+fn a_user_who_is_shut_out_while_a_token_is_made_gets_none() {
+    let bench = Bench::new();
+    let warden = bench.init();
+    ask(&warden, Request::UserAdd { name: "ada".into(), role: "user".into() }).unwrap();
+    let spec = TokenSpec { user: Some("ada".to_owned()), ..TokenSpec::of_role("user") };
+    let is_begun = || {
+        let entries = auditlog::read(&bench.path("data").join("audit"), 0).unwrap();
+        entries.flatten().any(|(_, entry)| entry.action == "token.manage")
+    };
+    let refused = std::thread::scope(|threads| {
+        // Nobody else writes until this is done; whoever makes the token reads what was before.
+        let asked = warden.store.write(|rows| {
+            let asked = threads.spawn(|| ask(&warden, Request::TokenNew(spec)));
+            while !is_begun() {
+                std::thread::yield_now();
+            }
+            rows.disable_user(rows.user_named("ada")?.unwrap().id, 1)?;
+            Ok(asked)
+        });
+        asked.unwrap().join().unwrap().unwrap_err()
+    });
+    assert!(refused.to_string().contains("'ada' is disabled"), "{refused}");
+    assert!(warden.store.read(|rows| rows.tokens()).unwrap().is_empty());
+}
+
+#[test]
+fn of_two_changes_of_one_password_at_once_one_holds() {
+    let bench = Bench::new();
+    let warden = bench.init();
+    let secret = |text: &str| Secret::new(text.as_bytes().to_vec());
+    let (first, other) = ("the heron over the mill pond", "the otter under the weir");
+    ask(&warden, Request::UserAdd { name: "ada".into(), role: "user".into() }).unwrap();
+    let set = Request::UserPassword { name: "ada".into() };
+    warden.execute_with(Actor::Local { uid: 7 }, set, &secret(first), &Silent).unwrap();
+    let log_in = |password: &str| warden.log_in("ada", &secret(password), None, Duration::from_secs(60));
+    let enter = || warden.authenticate(&log_in(first).unwrap().token, None).unwrap();
+    let callers = [enter(), enter()];
+    let together = Barrier::new(callers.len());
+    let next = [other, "ochre lapwing affidavit"];
+    let change = |number: usize| {
+        together.wait();
+        warden.change_password(&callers[number], &secret(first), &secret(next[number]))
+    };
+    let changed = std::thread::scope(|threads| {
+        [0, 1].map(|number| threads.spawn(move || change(number))).map(|change| change.join().unwrap())
+    });
+    assert_eq!(changed.iter().filter(|changed| changed.is_ok()).count(), 1, "{changed:?}");
+    for (changed, next) in changed.iter().zip(next) {
+        let outcome = changed.as_ref().map_err(Error::kind);
+        assert!(matches!(outcome, Ok(()) | Err(ErrorKind::Denied)), "{changed:?}");
+        assert_eq!(log_in(next).is_ok(), changed.is_ok());
+    }
+    assert!(log_in(first).is_err());
 }
 
 #[test]

@@ -149,16 +149,20 @@ impl Warden {
                 Ok(done.answer)
             }
             Err(error) => {
-                let outcome = match error.kind() {
-                    ErrorKind::Denied => Outcome::Denied,
-                    _ => Outcome::Failed,
-                };
-                let kind = format!("{:?}", error.kind()).to_lowercase();
-                // The failure itself is what the asker must hear, whether or not the log takes it.
-                let _ = self.record(&actor, action, object, outcome, &[("error", kind.into())]);
+                self.record_failure(&actor, action, object, &error);
                 Err(error)
             }
         }
+    }
+
+    /// The outcome of what had an intent. The failure itself is what the asker must hear, whether or not the log takes it.
+    pub(super) fn record_failure(&self, actor: &Actor, action: Action, object: Option<Id>, error: &Error) {
+        let outcome = match error.kind() {
+            ErrorKind::Denied => Outcome::Denied,
+            _ => Outcome::Failed,
+        };
+        let kind = format!("{:?}", error.kind()).to_lowercase();
+        let _ = self.record(actor, action, object, outcome, &[("error", kind.into())]);
     }
 
     pub(super) fn record(

@@ -8,7 +8,7 @@ use super::Performed;
 use crate::{
     base::{Error, Id, IdKind, Result},
     seal::{PasswordVerifier, Secret, new_id},
-    store::{ApiToken, User},
+    store::{ApiToken, Rows, User},
     work::{
         password::Password,
         people::scope_of,
@@ -98,19 +98,19 @@ pub(super) fn new_token(warden: &Warden, spec: &TokenSpec) -> Result<Performed> 
     if let Some(name) = name {
         must_be_a_name("a token's", name)?;
     }
-    let user = user.as_deref().map(|name| {
-        let found = warden.store.read(|rows| rows.user_named(name))?.ok_or_else(|| no_user(name))?;
+    let whose = |rows: &Rows<'_>| -> Result<Option<Id>> {
+        let Some(name) = user else { return Ok(None) };
+        let found = rows.user_named(name)?.ok_or_else(|| no_user(name))?;
         if !warden.is_active(&found) {
             return Err(Error::usage(format!("user '{name}' is disabled")));
         }
         if found.role != role.as_str() {
             return Err(Error::denied(format!("user '{name}' has the role {}, not {role}", found.role)));
         }
-        Ok(found.id)
-    });
+        Ok(Some(found.id))
+    };
     let expires_at_ms = days.map(|days| warden.now_ms() + u64::from(days) * MS_PER_DAY);
-    let user = user.transpose()?;
-    let (id, token) = warden.issue_token(role, user, expires_at_ms, name.as_deref(), scope, *certificate)?;
+    let (id, token) = warden.issue_token(role, whose, expires_at_ms, name.as_deref(), scope, *certificate)?;
     let answer = NewToken { id, token, role: role.to_string(), expires_at_ms };
     let made = Performed::new(&answer)?.made(id).detail("token_role", role.as_str());
     let made = match certificate {
