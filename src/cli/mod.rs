@@ -33,7 +33,7 @@ mod tokenizer;
 mod user;
 mod worker;
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -117,6 +117,11 @@ pub fn main() -> ExitCode {
     if let Some(ended) = worker::enter(std::env::args_os()) {
         return ended;
     }
+    // A panic's message stays unsaid, as that of a worker does: it may quote a document.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let _ = writeln!(std::io::stderr(), "panicked at {place}");
+    }));
     match crate::seal::forbid_core_dumps().and_then(|()| run(Cli::parse())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -2,7 +2,7 @@
 //! does with sealed bytes in bulk, then the vault alone.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     fs::{self, File},
     hint::black_box,
     io::{self, BufWriter, Write},
@@ -208,7 +208,7 @@ fn written(vault: &Vault, bytes: &[u8]) -> Result<ObjectWriter> {
     Ok(object)
 }
 
-/// A model's weights into its parameters, out of a sealed object and out of a plain file.
+/// A model into memory taken for it, as after a start: out of a sealed object and out of a plain file.
 fn weights_out(bench: &Bench, bytes: usize) -> Result<[SealingRow; 2]> {
     let parameters = (bytes / DType::Bf16.size_bytes()) as u64;
     let shape = train::Shape::choose(&train::RunConfig::default(), parameters, VOCABULARY)?;
@@ -219,22 +219,23 @@ fn weights_out(bench: &Bench, bytes: usize) -> Result<[SealingRow; 2]> {
     };
     let device = Device::cpu(None);
     let needs = build(Exec::dry(device.clone()))?.1.persistent.peak_bytes();
-    let (mut params, exec) = build(Exec::new(device, 0, needs)?)?;
-    params.init(&exec, 1);
+    let empty = || build(Exec::new(device.clone(), 0, needs)?);
     let (plain, sealed) = (bench.place().join("weights"), bench.vault());
+    let (mut params, exec) = empty()?;
+    params.init(&exec, 1);
     let file = File::create(&plain).with_context(|| format!("writing {}", plain.display()))?;
     weights::save(&params, &config, &mut BufWriter::new(file))?;
     let len_bytes = weights::len_bytes(&params, &config)?;
     let mut object = sealed.create(IdKind::Model, len_bytes)?;
     weights::save(&params, &config, &mut object)?;
     let object = sealed.commit(object)?;
-    let params = RefCell::new(params);
+    drop((params, exec));
     let rows = disk_and_cache(
         bench,
         &format!("load a model of {} parameters", Count(shape.parameters() as f64)),
         len_bytes,
-        || weights::load(&mut params.borrow_mut(), &[WeightsFile::open(OpenFile::open(&plain)?)?]),
-        || weights::load(&mut params.borrow_mut(), &[WeightsFile::open(sealed.open(object)?)?]),
+        || weights::load(&mut empty()?.0, &[WeightsFile::open(OpenFile::open(&plain)?)?]),
+        || weights::load(&mut empty()?.0, &[WeightsFile::open(sealed.open(object)?)?]),
     )?;
     bench.tidy()?;
     Ok(rows)
