@@ -95,6 +95,7 @@ impl Service {
         stop: &AtomicBool,
         closed: &AtomicBool,
     ) {
+        self.warden.begin_serving();
         let strangers = tokio::spawn(count_strangers(Arc::clone(&self.api)));
         let newcomers =
             tokio::spawn(watch_models(Arc::clone(&self.warden), Arc::clone(&self.api), self.device.clone()));

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, RwLock,
-        atomic::{AtomicBool, AtomicU64},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -60,6 +60,8 @@ pub struct Warden {
     pub(super) notices: Vec<String>,
     /// Moves whenever what is served by approval does.
     pub(super) deployment_changes: AtomicU64,
+    /// Set while somebody is answered beside the work.
+    serving: AtomicBool,
     /// Set by a request to seal.
     pub(super) sealing: AtomicBool,
     /// Let go of last.
@@ -109,6 +111,7 @@ impl Warden {
             jobs: Jobs::default(),
             notices: Vec::new(),
             deployment_changes: AtomicU64::new(0),
+            serving: AtomicBool::new(false),
             sealing: AtomicBool::new(false),
             lock,
         };
@@ -222,6 +225,19 @@ impl Warden {
                 .with_kind(ErrorKind::Unavailable)
                 .context("the audit log cannot be written, and without it nothing is done")
         })
+    }
+
+    /// From now on somebody is answered beside the work.
+    pub fn begin_serving(&self) {
+        self.serving.store(true, Ordering::Release);
+    }
+
+    /// Documents that are read at a time. Readers yield to everybody, and yet a kernel that finds no core idle lets whoever is
+    /// answered wait for its next tick: one core is left to them.
+    pub(super) fn readers(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let all = self.threads.unwrap_or(cores);
+        if self.serving.load(Ordering::Acquire) { all.min(cores - 1).max(1) } else { all }
     }
 
     /// Whether the root key is a trial's, lying beside the data that it protects.

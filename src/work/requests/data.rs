@@ -38,7 +38,7 @@ pub(super) fn ingest(
         collection: collection.clone(),
         subjects: subjects.clone(),
         licence: licence.clone(),
-        threads: warden.threads.unwrap_or(0),
+        threads: warden.readers(),
         allow_weak_sandbox: *allow_weak_sandbox,
         ..IngestSpec::default()
     };
