@@ -232,7 +232,7 @@ impl Warden {
         self.serving.store(true, Ordering::Release);
     }
 
-    /// Documents that are read at a time. Readers yield to everybody, and yet a kernel that finds no core idle lets whoever is
+    /// Documents that are read at a time. Readers yield to everybody, and yet a kernel that finds no core idle may let whoever is
     /// answered wait for its next tick: one core is left to them.
     pub(super) fn readers(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);

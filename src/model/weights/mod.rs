@@ -84,7 +84,7 @@ struct Stretch<'a> {
 }
 
 /// All places, joined where they lie side by side, as in the files that [`save`] writes, and cut where they are long: a large
-/// range is read several times faster than the many small ones of a model.
+/// range is read faster than the many small ones of a model.
 fn stretches<'a, S: Source>(
     places: &[Place<'a>],
     table: &ParamTable,
