@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{ParamId, ParamTable, Params};
 use crate::{
     base::{Error, Result},
-    ops::{Exec, Write, elementwise},
+    ops::{Exec, Write},
     tensor::{Buf, Tensor, TensorMut},
 };
 
@@ -39,9 +39,8 @@ impl Grads {
     /// In persistent memory, in the weights' type.
     pub fn new(exec: &Exec, params: &Params) -> Result<Self> {
         let table = params.table().clone();
-        let mut flat = exec.persistent.take([table.buffer_len()], params.dtype())?;
         // The gaps between parameters are read by sums over the whole buffer.
-        elementwise::zero(exec, flat.view_mut());
+        let flat = exec.take_zeros([table.buffer_len()], params.dtype())?;
         let seen = Contributions(vec![0; table.iter().len()]);
         Ok(Self { table, flat, expected: None, seen, ready: None })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     base::{Philox, Result},
     device::{Device, host},
-    ops::{Exec, Float, Real, adamw, elementwise, with_float},
+    ops::{Exec, Float, Real, adamw, with_float},
     tensor::{Buf, DType, Shape, Tensor, TensorMut},
 };
 
@@ -125,8 +125,7 @@ pub struct Params {
 impl Params {
     /// Zeros in persistent memory.
     pub fn new(exec: &Exec, table: &Arc<ParamTable>, dtype: DType) -> Result<Self> {
-        let mut flat = exec.persistent.take([table.buffer_len()], dtype)?;
-        elementwise::zero(exec, flat.view_mut());
+        let flat = exec.take_zeros([table.buffer_len()], dtype)?;
         Ok(Self { table: table.clone(), device: exec.device.clone(), flat })
     }
 

@@ -1,5 +1,6 @@
 //! Where operations run and take their memory from.
 
+use super::elementwise;
 use crate::{
     base::Result,
     device::{Device, Pool, host},
@@ -48,6 +49,15 @@ impl Exec {
         self.arena.take(shape, dtype)
     }
 
+    /// Takes a buffer of zeros for what stays. The system's own zeros take time and memory only when they are touched.
+    pub fn take_zeros(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Buf> {
+        let (mut buf, is_first) = self.persistent.take_noting(shape, dtype)?;
+        if !(is_first && matches!(self.device, Device::Cpu(_))) {
+            elementwise::zero(self, buf.view_mut());
+        }
+        Ok(buf)
+    }
+
     /// Takes a buffer for this pass and fills it from host memory.
     pub fn upload<T: Element>(&self, shape: impl Into<Shape>, from: &[T]) -> Result<Buf> {
         let mut buf = self.arena.take(shape, T::DTYPE)?;
@@ -77,5 +87,21 @@ impl Exec {
         }
         let mut copy = Vec::new();
         host::append(&self.device, buf.view(), &mut copy).map(|()| copy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_are_zeros_where_memory_is_new_and_where_it_was_used() {
+        let exec = Exec::new(Device::cpu(Some(1)), 0, 4096).expect("memory");
+        let zeros = || exec.take_zeros([1000], DType::F32).expect("room");
+        for _ in 0..2 {
+            let mut buf = zeros();
+            assert!(host::slice::<f32>(buf.view()).iter().all(|number| number.to_bits() == 0));
+            exec.write(&mut buf, &[1.0; 1000]);
+        }
     }
 }

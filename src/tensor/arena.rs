@@ -66,16 +66,23 @@ impl Arena {
     /// # Errors
     /// When no free stretch is long enough.
     pub fn take(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Buf> {
+        self.take_noting(shape, dtype).map(|(buf, _)| buf)
+    }
+
+    /// The same, and whether nobody had any of the block before: then it is as the backing began.
+    pub fn take_noting(&self, shape: impl Into<Shape>, dtype: DType) -> Result<(Buf, bool)> {
         let shape = shape.into();
         let bytes = shape.checked_count().and_then(|count| count.checked_mul(dtype.size_bytes()));
         let len_bytes = bytes.and_then(|bytes| bytes.checked_next_multiple_of(ALIGNMENT_BYTES));
         let len_bytes =
             len_bytes.ok_or_else(|| Error::failed(format!("no memory holds a tensor of shape {shape}")))?;
-        let offset_bytes = {
+        let (offset_bytes, is_first) = {
             let mut list = self.list();
-            list.take(len_bytes).ok_or_else(|| list.exhausted(len_bytes))?
+            let used_before = list.peak;
+            let offset = list.take(len_bytes).ok_or_else(|| list.exhausted(len_bytes))?;
+            (offset, offset >= used_before)
         };
-        Ok(Buf { arena: self.clone(), offset_bytes, len_bytes, shape, dtype })
+        Ok((Buf { arena: self.clone(), offset_bytes, len_bytes, shape, dtype }, is_first))
     }
 
     /// The highest byte ever in use: the size of region that these requests need.
@@ -235,6 +242,21 @@ mod tests {
         assert_eq!(bytes(&arena, 48).offset_bytes(), 0, "two holes have become one");
         drop(c);
         assert_eq!((arena.used_bytes(), arena.peak_bytes()), (0, 256 + 128));
+    }
+
+    #[test]
+    fn says_of_a_block_that_nobody_had_it_before() {
+        let arena = Arena::dry();
+        let noting = |count| arena.take_noting([count], DType::U32).expect("room");
+        let (first, second) = (noting(16), noting(16));
+        assert!(first.1 && second.1);
+        drop(first);
+        let (again, is_first) = noting(8);
+        assert_eq!((again.offset_bytes(), is_first), (0, false));
+        drop((again, second));
+        let (joined, is_first) = noting(40);
+        assert_eq!((joined.offset_bytes(), is_first), (0, false), "part of it was had");
+        assert!(noting(16).1);
     }
 
     #[test]

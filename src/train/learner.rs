@@ -97,11 +97,7 @@ impl Learner {
         let params = decoder.new_params(&exec)?;
         let grads = Grads::new(&exec, &params)?;
         debug_assert_eq!(grads.flat().dtype(), formats.gradients);
-        let zeros = |len: usize, dtype| -> Result<Buf> {
-            let mut buf = exec.persistent.take([len], dtype)?;
-            elementwise::zero(&exec, buf.view_mut());
-            Ok(buf)
-        };
+        let zeros = |len: usize, dtype| exec.take_zeros([len], dtype);
         let len = decoder.table().buffer_len();
         let moments = [zeros(len, formats.moments)?, zeros(len, formats.moments)?];
         let master = formats.master.map(|dtype| zeros(len, dtype)).transpose()?;
