@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     base::{Context, Error, Id, IdKind, Monitor, Result},
-    seal::{self, BLOB_OVERHEAD_BYTES, PIECE_BYTES},
+    seal::{self, BLOB_OVERHEAD_BYTES},
     text::{self, Tokenizer},
     vault::{Depot, ObjectReader},
 };
@@ -387,10 +387,8 @@ impl<'d> TokenSet<'d> {
             begin += blobs.len();
             Piece { begin: begin - blobs.len(), group, blobs }
         });
-        let bytes = self.loaded_bytes() as usize;
         let runs = seal::read_and_open(
             pieces.collect(),
-            bytes,
             |piece| self.read_piece(piece),
             |piece| self.open_piece(piece),
         )?;
@@ -408,14 +406,13 @@ impl<'d> TokenSet<'d> {
 
     /// Runs of extents that lie behind one another in one shard.
     fn groups(&self) -> Vec<Range<usize>> {
+        let longest = seal::piece_bytes(self.loaded_bytes() as usize);
         let mut groups: Vec<Range<usize>> = Vec::new();
         let mut bytes = 0;
         for (index, place) in self.places.iter().enumerate() {
             bytes += place.length as usize;
             match groups.last_mut() {
-                Some(group) if bytes <= PIECE_BYTES && follows(&self.places[index - 1], place) => {
-                    group.end += 1
-                }
+                Some(group) if bytes <= longest && follows(&self.places[index - 1], place) => group.end += 1,
                 _ => {
                     groups.push(index..index + 1);
                     bytes = place.length as usize;
@@ -503,6 +500,12 @@ struct Piece<'b> {
     /// Where `blobs` begins among all.
     begin: usize,
     blobs: &'b mut [u8],
+}
+
+impl seal::Piece for Piece<'_> {
+    fn room(&self) -> &[u8] {
+        self.blobs
+    }
 }
 
 /// The tokens of a [`TokenSet`] in memory.

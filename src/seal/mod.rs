@@ -9,6 +9,7 @@ mod cipher;
 mod hash;
 mod header;
 mod key;
+mod pages;
 mod passphrase;
 mod process;
 mod random;
@@ -25,7 +26,7 @@ mod writer;
 mod tests;
 
 pub use blob::{BLOB_OVERHEAD_BYTES, open_blob, open_blob_in_place, seal_blob};
-pub use bulk::{PIECE_BYTES, read_and_open};
+pub use bulk::{Piece, piece_bytes, read_and_open};
 pub use hash::{Digest, Sha256, hmac, same_bytes, sha256, verify_hmac};
 pub use header::{CHUNK_BYTES_DEFAULT, HEADER_BYTES, Header, Label, sealed_length_bytes};
 pub use key::{KEY_BYTES, Key};

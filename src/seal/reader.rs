@@ -10,10 +10,10 @@ use std::{
 };
 
 use super::{
-    Digest, HEADER_BYTES, Header, Key, Label, PIECE_BYTES, Sha256, WipedVec,
+    Digest, HEADER_BYTES, Header, Key, Label, Piece, Sha256, WipedVec,
     cipher::{Cipher, NONCE_BYTES, TAG_BYTES},
     header::{CHUNK_OVERHEAD_BYTES, TRAILER_BYTES},
-    read_and_open, wipe,
+    pages, piece_bytes, read_and_open, wipe,
 };
 use crate::base::{Context, Error, Result};
 
@@ -190,7 +190,7 @@ impl SealReader {
             .map_err(|_| Error::unavailable(format!("object {object} does not fit into memory")))?;
         // Zeroed by the kernel, page by page as the threads come to them.
         let mut bytes = vec![0; length];
-        prefer_huge_pages(&mut bytes);
+        pages::prefer_large(&bytes);
         self.read_at(0, &mut bytes)?;
         Ok(bytes)
     }
@@ -236,14 +236,12 @@ impl SealReader {
     /// Whole chunks, many of them read at once.
     fn read_whole_chunks(&self, first: u64, out: &mut [u8]) -> Result<()> {
         let chunk_bytes = self.header.chunk_bytes as usize;
-        let group_chunks = (PIECE_BYTES / chunk_bytes).clamp(1, libc::UIO_MAXIOV as usize / 3);
-        let bytes = out.len();
+        let group_chunks = (piece_bytes(out.len()) / chunk_bytes).clamp(1, libc::UIO_MAXIOV as usize / 3);
         let groups = out.chunks_mut(group_chunks * chunk_bytes).enumerate();
         let groups = groups.map(|(number, out)| self.group(first + (number * group_chunks) as u64, out));
         let cipher = Cipher::new(&self.content_key);
         read_and_open(
             groups.collect(),
-            bytes,
             |group| self.read_group(group),
             |group| self.open_group(&cipher, group),
         )
@@ -307,14 +305,9 @@ struct Group<'o> {
     out: &'o mut [u8],
 }
 
-/// A large buffer costs more to page in, 4 KiB at a time, than to decrypt. A wish: nothing fails without it.
-fn prefer_huge_pages(buffer: &mut [u8]) {
-    const HUGE: usize = 2 << 20;
-    let (start, end) = (buffer.as_ptr() as usize, buffer.as_ptr() as usize + buffer.len());
-    let (from, to) = (start.next_multiple_of(HUGE), end / HUGE * HUGE);
-    if from < to {
-        // SAFETY: whole pages inside the buffer's own allocation; the advice changes nothing that is in them.
-        unsafe { libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_HUGEPAGE) };
+impl Piece for Group<'_> {
+    fn room(&self) -> &[u8] {
+        self.out
     }
 }
 

@@ -25,8 +25,8 @@ use crate::{
 
 /// Elements that are converted at a time.
 const CHUNK: usize = 1 << 20;
-/// Elements that are read at a time: what a card's weights are staged in.
-const STRETCH: usize = 64 << 20;
+/// Elements that are read at a time to where a card's weights are staged.
+const STAGED: usize = 64 << 20;
 const COPY_BYTES: usize = 1 << 20;
 
 /// The bytes that [`save`] will write.
@@ -63,7 +63,8 @@ fn header(params: &Params, config: &Config) -> Result<Header> {
 /// that the model has no place for.
 pub fn load<S: Source>(params: &mut Params, files: &[WeightsFile<S>]) -> Result<()> {
     let (table, device) = (params.table().clone(), params.device().clone());
-    for stretch in stretches(&locate(&table, files)?, &table, files) {
+    let longest = if matches!(device, Device::Cpu(_)) { usize::MAX } else { STAGED };
+    for stretch in stretches(&locate(&table, files)?, &table, files, longest) {
         let Stretch { name, file, offset, dtype, start, count } = stretch;
         let part = params.flat_mut().window(start, Shape::from([count]));
         fill(&device, part, &files[file].source, offset, dtype).with_context(|| format!("reading {name}"))?;
@@ -83,12 +84,13 @@ struct Stretch<'a> {
     count: usize,
 }
 
-/// All places, joined where they lie side by side, as in the files that [`save`] writes, and cut where they are long: a large
-/// range is read faster than the many small ones of a model.
+/// All places, joined where they lie side by side, as in the files that [`save`] writes, and cut after `longest` elements: a
+/// large range is read faster than the many small ones of a model.
 fn stretches<'a, S: Source>(
     places: &[Place<'a>],
     table: &ParamTable,
     files: &[WeightsFile<S>],
+    longest: usize,
 ) -> Vec<Stretch<'a>> {
     let mut stretches: Vec<Stretch<'a>> = Vec::new();
     for place in places {
@@ -102,13 +104,13 @@ fn stretches<'a, S: Source>(
                 && last.start + last.count == start
                 && last.offset + last.count as u64 * size == offset;
             if follows {
-                let more = left.min(STRETCH - last.count);
+                let more = left.min(longest - last.count);
                 (last.count, start, offset, left) =
                     (last.count + more, start + more, offset + more as u64 * size, left - more);
             }
         }
         while left > 0 {
-            let count = left.min(STRETCH);
+            let count = left.min(longest);
             stretches.push(Stretch { name, file, offset, dtype: info.dtype, start, count });
             (start, offset, left) = (start + count, offset + count as u64 * size, left - count);
         }
