@@ -58,6 +58,29 @@ static __device__ void sum_columns(const float* __restrict__ partials, T* __rest
     out[column] = from_float<T>(total);
 }
 
+// The sum of slabs in their order, f32 until it is stored. Slabs lie `stride` elements apart, a multiple of four.
+// Shapes: slabs [slab_count,stride], of each `count` elements; out [count].
+template <class T>
+static __device__ void sum_slabs(const float* __restrict__ slabs, T* __restrict__ out, unsigned slab_count, unsigned stride,
+                                 unsigned count, unsigned add) {
+    for_each_pack<PACK<T>>(count, on_16_bytes(slabs, out), [=](auto width, size_t first) {
+        constexpr unsigned P = decltype(width)::value;
+        Pack<float, P> sum = load_floats<P>(slabs + first);
+#pragma unroll 4
+        for (unsigned slab = 1; slab < slab_count; slab++) {
+            const Pack<float, P> next = load_floats<P>(slabs + size_t(slab) * stride + first);
+#pragma unroll
+            for (unsigned i = 0; i < P; i++) sum.element[i] += next.element[i];
+        }
+        if (add) {
+            const Pack<float, P> before = load_floats<P>(out + first);
+#pragma unroll
+            for (unsigned i = 0; i < P; i++) sum.element[i] += before.element[i];
+        }
+        store_floats(out + first, sum);
+    });
+}
+
 #define REDUCE(T, NAME)                                                                                              \
     extern "C" __global__ void reduce_sum_##NAME(const T* __restrict__ x, double* __restrict__ partials,             \
                                                  unsigned count) {                                                   \
@@ -73,7 +96,13 @@ static __device__ void sum_columns(const float* __restrict__ partials, T* __rest
         const float* __restrict__ partials, T* __restrict__ out, unsigned rows, unsigned columns, unsigned add) {    \
         sum_columns(partials, out, rows, columns, add);                                                              \
     }                                                                                                                \
-    KERNEL(reduce_columns_##NAME)
+    KERNEL(reduce_columns_##NAME)                                                                                    \
+    extern "C" __global__ void reduce_slabs_##NAME(const float* __restrict__ slabs, T* __restrict__ out,             \
+                                                   unsigned slab_count, unsigned stride, unsigned count,             \
+                                                   unsigned add) {                                                   \
+        sum_slabs(slabs, out, slab_count, stride, count, add);                                                       \
+    }                                                                                                                \
+    KERNEL(reduce_slabs_##NAME)
 
 REDUCE(float, f32)
 REDUCE(bf16, bf16)

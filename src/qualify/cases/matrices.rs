@@ -17,11 +17,25 @@ const SHAPES: &[Sizes] = &[
     [257, 512, 96, 0, 0],
 ];
 
+/// The same, and sums that are split where C has fewer tiles than the card has multiprocessors: with a remainder, and
+/// into slices of one length.
+const WEIGHT_SHAPES: &[Sizes] = &[
+    [1, 1, 1, 0, 0],
+    [5, 7, 3, 0, 0],
+    [1, 256, 512, 0, 0],
+    [7, 200, 130, 0, 0],
+    [70, 33, 65, 0, 0],
+    [129, 136, 264, 0, 0],
+    [257, 512, 96, 0, 0],
+    [2203, 33, 65, 0, 0],
+    [2304, 130, 24, 0, 0],
+];
+
 pub const CASES: &[Case] = &[
     Case { kernel: "matmul forward", letters: "NIO", shapes: SHAPES, run: forward },
     Case { kernel: "matmul forward, f32 out", letters: "NIO", shapes: SHAPES, run: forward_accumulator },
     Case { kernel: "matmul backward, input", letters: "NIO", shapes: SHAPES, run: backward_input },
-    Case { kernel: "matmul backward, weight", letters: "NIO", shapes: SHAPES, run: backward_weight },
+    Case { kernel: "matmul backward, weight", letters: "NIO", shapes: WEIGHT_SHAPES, run: backward_weight },
 ];
 
 fn forward(lab: &mut Lab, [n, i, o, ..]: Sizes) -> Result<Outputs> {
