@@ -81,6 +81,23 @@ static __device__ void sum_slabs(const float* __restrict__ slabs, T* __restrict_
     });
 }
 
+// The sums of a block's rows, each added up in order. Shapes: x [rows,c], partials [ceil(rows/rows_each),c].
+template <class T, unsigned P>
+static __device__ void sum_rows(const T* __restrict__ x, float* __restrict__ partials, unsigned rows, unsigned c,
+                                unsigned rows_each) {
+    const unsigned first = blockIdx.x * rows_each, last = min(rows, first + rows_each);
+    for (size_t i = threadIdx.x * P; i < c; i += blockDim.x * P) {
+        Pack<float, P> sum = {};
+#pragma unroll 4
+        for (unsigned row = first; row < last; row++) {
+            const Pack<float, P> next = load_floats<P>(x + size_t(row) * c + i);
+#pragma unroll
+            for (unsigned k = 0; k < P; k++) sum.element[k] += next.element[k];
+        }
+        store_floats(partials + size_t(blockIdx.x) * c + i, sum);
+    }
+}
+
 #define REDUCE(T, NAME)                                                                                              \
     extern "C" __global__ void reduce_sum_##NAME(const T* __restrict__ x, double* __restrict__ partials,             \
                                                  unsigned count) {                                                   \
@@ -102,7 +119,13 @@ static __device__ void sum_slabs(const float* __restrict__ slabs, T* __restrict_
                                                    unsigned add) {                                                   \
         sum_slabs(slabs, out, slab_count, stride, count, add);                                                       \
     }                                                                                                                \
-    KERNEL(reduce_slabs_##NAME)
+    KERNEL(reduce_slabs_##NAME)                                                                                      \
+    extern "C" __global__ void __launch_bounds__(512) reduce_rows_##NAME(                                            \
+        const T* __restrict__ x, float* __restrict__ partials, unsigned rows, unsigned c, unsigned rows_each) {      \
+        if (packs<T>(c) && on_16_bytes(x, partials)) sum_rows<T, PACK<T>>(x, partials, rows, c, rows_each);          \
+        else sum_rows<T, 1>(x, partials, rows, c, rows_each);                                                        \
+    }                                                                                                                \
+    KERNEL(reduce_rows_##NAME)
 
 REDUCE(float, f32)
 REDUCE(bf16, bf16)

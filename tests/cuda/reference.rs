@@ -127,14 +127,21 @@ fn what_a_card_cannot_do_is_said_in_one_line() {
     }
 }
 
-/// Every kernel against the processor's f64 over ragged shapes, its threads in another order than it was written for.
+/// Every kernel against the processor's f64 over ragged shapes, its threads in another order than it was written for;
+/// with our own products; and with a library that does one product at a time and nothing besides.
 #[test]
 fn every_kernel_passes_the_selftest_in_shuffled_order() {
     if !has_kernels() {
         return;
     }
-    for wish in [("CUDA_ON_CPU_ORDER", "11"), OWN_PRODUCTS] {
-        let ran = run("selftest --json", "cuda:0", &[wish]).done();
+    let site = Site::empty();
+    let log = site.at("log");
+    let log_to = ("CUDA_ON_CPU_LOG", log.to_str().expect("UTF-8"));
+    // What cuBLASLt does besides: a bias, a bias and GELU, GELU's gradient; and that sums are split.
+    let besides = ["epilogue 4\n", "epilogue 164\n", "epilogue 192\n", "reduce_slabs_bf16\n"];
+    let plain = ("CUDA_ON_CPU_CUBLASLT", "plain");
+    for (wish, does_more) in [(("CUDA_ON_CPU_ORDER", "11"), true), (OWN_PRODUCTS, false), (plain, false)] {
+        let ran = run("selftest --json", "cuda:0", &[wish, log_to]).done();
         let report: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{}", ran.all()));
         assert_eq!(report["passed"], true, "{}", ran.stdout);
         assert!(
@@ -142,6 +149,10 @@ fn every_kernel_passes_the_selftest_in_shuffled_order() {
             "{}",
             ran.stdout
         );
-        assert!(report["findings"].as_array().is_some_and(|findings| findings.len() > 45), "{}", ran.stdout);
+        assert!(report["findings"].as_array().is_some_and(|findings| findings.len() > 60), "{}", ran.stdout);
+        let kernels = std::fs::read_to_string(&log).expect("a log of kernels");
+        let found = besides.map(|kernel| kernels.contains(kernel));
+        assert_eq!(found, [does_more; 4], "{wish:?}");
+        std::fs::remove_file(&log).expect("the log");
     }
 }

@@ -1,6 +1,7 @@
 // libcublasLt: descriptors, one algorithm that always fits, and multiplications that are enqueued like any other work of
 // the card. What the real library checks when a plan is made is checked here, and what it would do to memory.
 #include <cstring>
+#include <string>
 
 #include "cublaslt_api.h"
 #include "driver_state.h"
@@ -43,6 +44,8 @@ namespace {
 
 // The algorithm wants a workspace where it may have one, and spoils it: nothing else may lie there.
 constexpr size_t WORKSPACE_BYTES = 4096;
+// Nothing asks what an epilogue's bias and its kept matrix are aligned to, and its kernels load 16 bytes of them at once.
+constexpr uint64_t EPILOGUE_ALIGNMENT = 16;
 // Marks an algorithm as one of ours. Its words: the mark, the bytes of its workspace, the alignments it was chosen for.
 constexpr uint64_t ALGORITHM = 0x6f6e206370750001;
 
@@ -207,6 +210,10 @@ std::optional<Failure> run(const Gemm& gemm, const cublasLtMatmulAlgo_t& algorit
                            DeviceMemory::all().holds(workspace, workspace_bytes);
     if (!reachable) return Failure{Error::illegal_address, "a matrix lies outside of an allocation"};
     if (!lies_apart(gemm)) return Failure{Error::launch_failed, "the matrices of a batch do not lie apart"};
+    if ((gemm.bias != Bias::none && !is_aligned(gemm.bias_vector, 1, EPILOGUE_ALIGNMENT)) ||
+        (gemm.has_aux && !is_aligned(gemm.aux, 1, EPILOGUE_ALIGNMENT))) {
+        return Failure{Error::misaligned_address, "an epilogue's vector or matrix does not begin on 16 bytes"};
+    }
     if (!is_as_chosen(gemm, algorithm)) return Failure{Error::misaligned_address, "a matrix is aligned worse than was said"};
     const DeviceMemory::Access access;
     memset(workspace, 0xff, workspace_bytes);
@@ -352,6 +359,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     gemm.b.data = const_cast<void*>(b);
     gemm.c.data = const_cast<void*>(c);
     gemm.d.data = d;
-    const Work work = {"cublasLtMatmul", [=] { return run(gemm, chosen, workspace); }};
+    const uint32_t epilogue = description->epilogue;
+    const std::string what = epilogue == CUBLASLT_EPILOGUE_DEFAULT ? "" : " with epilogue " + std::to_string(epilogue);
+    const Work work = {"cublasLtMatmul" + what, [=] { return run(gemm, chosen, workspace); }};
     return enqueue(stream, work) ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
 }

@@ -265,6 +265,13 @@ bool is_captured() {
     return close(run.d.read()[0], run.expected(0, 0, 0), 1e-5);
 }
 
+CUresult bias_of_eight_bytes() {
+    Run<bf16, bf16> run({.m = 4, .n = 8, .k = 8, .epilogue = CUBLASLT_EPILOGUE_BIAS});
+    run.bias.address += 8;
+    run.multiply();
+    return cuStreamSynchronize(run.card.stream);
+}
+
 CUresult matrix_outside() {
     Run<float, float> run({.m = 64, .n = 64, .k = 64});
     run.b.address += 64;
@@ -298,6 +305,7 @@ void check_cublaslt() {
     expect("TF32 shows", tf32_shows);
     expect("products are captured", is_captured);
     expect("a matrix outside of its allocation", CUDA_ERROR_ILLEGAL_ADDRESS, matrix_outside);
+    expect("a bias that does not begin on 16 bytes", CUDA_ERROR_MISALIGNED_ADDRESS, bias_of_eight_bytes);
     const Product batch = {.m = 8, .n = 8, .k = 8, .batches = 3};
     const auto with = [&](auto change) {
         Product p = batch;

@@ -21,7 +21,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-pub use cublaslt::FOLDER_VARIABLE as LIBRARIES_VARIABLE;
+pub use cublaslt::{Epilogue, FOLDER_VARIABLE as LIBRARIES_VARIABLE};
 pub use driver::Driver;
 pub use info::Info;
 pub use kernels::{ARCHITECTURES, are_embedded};
