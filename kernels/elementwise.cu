@@ -31,6 +31,13 @@ static __device__ void zero(T* __restrict__ y, unsigned count) {
     });
 }
 
+// Every row of y is x. Shapes: x [C], y [N,C].
+template <class T, unsigned P>
+static __device__ void repeat(const T* __restrict__ x, T* __restrict__ y, unsigned rows, unsigned c) {
+    const unsigned packs = c / P;
+    for_each_item(rows * packs, [=](unsigned item) { copy_elements<P>(y + size_t(item) * P, x + item % packs * P); });
+}
+
 #define ELEMENTWISE(T, NAME)                                                                                    \
     extern "C" __global__ void elementwise_add_##NAME(const T* __restrict__ x, T* __restrict__ y, unsigned count) { \
         add(x, y, count);                                                                                       \
@@ -47,7 +54,13 @@ static __device__ void zero(T* __restrict__ y, unsigned count) {
     }                                                                                                           \
     KERNEL(elementwise_to_bf16_##NAME)                                                                          \
     extern "C" __global__ void elementwise_zero_##NAME(T* __restrict__ y, unsigned count) { zero(y, count); }   \
-    KERNEL(elementwise_zero_##NAME)
+    KERNEL(elementwise_zero_##NAME)                                                                             \
+    extern "C" __global__ void elementwise_repeat_##NAME(const T* __restrict__ x, T* __restrict__ y, unsigned rows, \
+                                                         unsigned c) {                                          \
+        if (packs<T>(c) && on_16_bytes(x, y)) repeat<T, PACK<T>>(x, y, rows, c);                                \
+        else repeat<T, 1>(x, y, rows, c);                                                                       \
+    }                                                                                                           \
+    KERNEL(elementwise_repeat_##NAME)
 
 ELEMENTWISE(float, f32)
 ELEMENTWISE(bf16, bf16)

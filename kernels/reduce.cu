@@ -58,6 +58,46 @@ static __device__ void sum_columns(const float* __restrict__ partials, T* __rest
     out[column] = from_float<T>(total);
 }
 
+// The sum of slabs in their order, f32 until it is stored. Slabs lie `stride` elements apart, a multiple of four.
+// Shapes: slabs [slab_count,stride], of each `count` elements; out [count].
+template <class T>
+static __device__ void sum_slabs(const float* __restrict__ slabs, T* __restrict__ out, unsigned slab_count, unsigned stride,
+                                 unsigned count, unsigned add) {
+    for_each_pack<PACK<T>>(count, on_16_bytes(slabs, out), [=](auto width, size_t first) {
+        constexpr unsigned P = decltype(width)::value;
+        Pack<float, P> sum = load_floats<P>(slabs + first);
+#pragma unroll 4
+        for (unsigned slab = 1; slab < slab_count; slab++) {
+            const Pack<float, P> next = load_floats<P>(slabs + size_t(slab) * stride + first);
+#pragma unroll
+            for (unsigned i = 0; i < P; i++) sum.element[i] += next.element[i];
+        }
+        if (add) {
+            const Pack<float, P> before = load_floats<P>(out + first);
+#pragma unroll
+            for (unsigned i = 0; i < P; i++) sum.element[i] += before.element[i];
+        }
+        store_floats(out + first, sum);
+    });
+}
+
+// The sums of a block's rows, each added up in order. Shapes: x [rows,c], partials [ceil(rows/rows_each),c].
+template <class T, unsigned P>
+static __device__ void sum_rows(const T* __restrict__ x, float* __restrict__ partials, unsigned rows, unsigned c,
+                                unsigned rows_each) {
+    const unsigned first = blockIdx.x * rows_each, last = min(rows, first + rows_each);
+    for (size_t i = threadIdx.x * P; i < c; i += blockDim.x * P) {
+        Pack<float, P> sum = {};
+#pragma unroll 4
+        for (unsigned row = first; row < last; row++) {
+            const Pack<float, P> next = load_floats<P>(x + size_t(row) * c + i);
+#pragma unroll
+            for (unsigned k = 0; k < P; k++) sum.element[k] += next.element[k];
+        }
+        store_floats(partials + size_t(blockIdx.x) * c + i, sum);
+    }
+}
+
 #define REDUCE(T, NAME)                                                                                              \
     extern "C" __global__ void reduce_sum_##NAME(const T* __restrict__ x, double* __restrict__ partials,             \
                                                  unsigned count) {                                                   \
@@ -73,7 +113,19 @@ static __device__ void sum_columns(const float* __restrict__ partials, T* __rest
         const float* __restrict__ partials, T* __restrict__ out, unsigned rows, unsigned columns, unsigned add) {    \
         sum_columns(partials, out, rows, columns, add);                                                              \
     }                                                                                                                \
-    KERNEL(reduce_columns_##NAME)
+    KERNEL(reduce_columns_##NAME)                                                                                    \
+    extern "C" __global__ void reduce_slabs_##NAME(const float* __restrict__ slabs, T* __restrict__ out,             \
+                                                   unsigned slab_count, unsigned stride, unsigned count,             \
+                                                   unsigned add) {                                                   \
+        sum_slabs(slabs, out, slab_count, stride, count, add);                                                       \
+    }                                                                                                                \
+    KERNEL(reduce_slabs_##NAME)                                                                                      \
+    extern "C" __global__ void __launch_bounds__(512) reduce_rows_##NAME(                                            \
+        const T* __restrict__ x, float* __restrict__ partials, unsigned rows, unsigned c, unsigned rows_each) {      \
+        if (packs<T>(c) && on_16_bytes(x, partials)) sum_rows<T, PACK<T>>(x, partials, rows, c, rows_each);          \
+        else sum_rows<T, 1>(x, partials, rows, c, rows_each);                                                        \
+    }                                                                                                                \
+    KERNEL(reduce_rows_##NAME)
 
 REDUCE(float, f32)
 REDUCE(bf16, bf16)

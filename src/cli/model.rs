@@ -36,7 +36,7 @@ pub enum Command {
     },
     /// Let a model go on from a prompt
     Generate(GenerateArgs),
-    /// Take a llama-like model in from a Hugging Face directory
+    /// Take a model of the llama or Qwen2 family in from a Hugging Face directory
     Import {
         #[arg(value_name = "DIR")]
         directory: PathBuf,

@@ -1,5 +1,5 @@
 //! The llama-like decoder: embedding, layers of attention and gated feed-forward with norms before them, a last
-//! norm, the head.
+//! norm, the head. Queries, keys and values have biases where the family has them.
 
 use std::sync::Arc;
 
@@ -201,17 +201,20 @@ impl Layer {
         let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
         let (c, f, heads) = (config.hidden_size, config.intermediate_size, config.heads());
         let (q, kv) = (heads.query * heads.dim, heads.key_value * heads.dim);
-        let qkv = vec![
-            (name("self_attn.q_proj"), q),
-            (name("self_attn.k_proj"), kv),
-            (name("self_attn.v_proj"), kv),
-        ];
+        let qkv = |kind: &str| {
+            let named = |(part, rows)| (format!("model.layers.{layer}.self_attn.{part}.{kind}"), rows);
+            [("q_proj", q), ("k_proj", kv), ("v_proj", kv)].map(named).to_vec()
+        };
+        let (qkv_w, qkv_b) = (qkv("weight"), config.has_qkv_bias().then(|| qkv("bias")));
         let gate_up = vec![(name("mlp.gate_proj"), f), (name("mlp.up_proj"), f)];
         Self {
             norm1: config.norm(table, name("input_layernorm")),
             attention: Attention {
-                qkv: Linear { w: table.add_fused(qkv, [heads.row_count(), c], config.init()) },
-                out: Linear { w: table.add(name("self_attn.o_proj"), [c, q], config.init_out()) },
+                qkv: Linear {
+                    w: table.add_fused(qkv_w, [heads.row_count(), c], config.init()),
+                    b: qkv_b.map(|parts| table.add_fused(parts, [heads.row_count()], Init::Zeros)),
+                },
+                out: Linear { w: table.add(name("self_attn.o_proj"), [c, q], config.init_out()), b: None },
                 heads,
                 mask: Mask::CAUSAL,
                 rope,
@@ -219,8 +222,8 @@ impl Layer {
             },
             norm2: config.norm(table, name("post_attention_layernorm")),
             mlp: Mlp {
-                gate_up: Linear { w: table.add_fused(gate_up, [2 * f, c], config.init()) },
-                down: Linear { w: table.add(name("mlp.down_proj"), [c, f], config.init_out()) },
+                gate_up: Linear { w: table.add_fused(gate_up, [2 * f, c], config.init()), b: None },
+                down: Linear { w: table.add(name("mlp.down_proj"), [c, f], config.init_out()), b: None },
             },
         }
     }

@@ -10,6 +10,8 @@ use crate::base::{Context, Error, Result};
 /// A family by the name that `config.json` gives it.
 pub struct Family {
     pub architecture: &'static str,
+    /// Whether queries, keys and values have biases.
+    qkv_bias: bool,
     /// Fields that change the answers, with the one value that is computed here. A field that is absent has it.
     fixed: &'static [(&'static str, Fixed)],
 }
@@ -18,20 +20,38 @@ enum Fixed {
     False,
     Null,
     Text(&'static str),
+    /// A list of nothing else.
+    Each(&'static str),
     One,
 }
 
-pub const FAMILIES: &[Family] = &[Family {
-    architecture: "LlamaForCausalLM",
-    fixed: &[
-        ("attention_bias", Fixed::False),
-        ("mlp_bias", Fixed::False),
-        ("hidden_act", Fixed::Text("silu")),
-        ("rope_scaling", Fixed::Null),
-        ("pretraining_tp", Fixed::One),
-        ("quantization_config", Fixed::Null),
-    ],
-}];
+pub const FAMILIES: &[Family] = &[
+    Family {
+        architecture: "LlamaForCausalLM",
+        qkv_bias: false,
+        fixed: &[
+            ("attention_bias", Fixed::False),
+            ("mlp_bias", Fixed::False),
+            ("hidden_act", Fixed::Text("silu")),
+            ("rope_scaling", Fixed::Null),
+            ("pretraining_tp", Fixed::One),
+            ("quantization_config", Fixed::Null),
+        ],
+    },
+    // A sliding_window that is not used means nothing.
+    Family {
+        architecture: "Qwen2ForCausalLM",
+        qkv_bias: true,
+        fixed: &[
+            ("hidden_act", Fixed::Text("silu")),
+            ("use_sliding_window", Fixed::False),
+            ("layer_types", Fixed::Each("full_attention")),
+            ("use_mrope", Fixed::False),
+            ("rope_scaling", Fixed::Null),
+            ("quantization_config", Fixed::Null),
+        ],
+    },
+];
 
 /// The fields of a `config.json` that make a [`Config`], with the values of `transformers` where they are absent.
 #[derive(Deserialize)]
@@ -90,7 +110,7 @@ impl Config {
         let family = fields
             .architectures
             .iter()
-            .find_map(|name| FAMILIES.iter().find(|family| family.architecture == name))
+            .find_map(|name| Family::find(name))
             .ok_or_else(|| unknown(&fields.architectures))?;
         family.refuse_other(&value)?;
         let rope = fields.rope_parameters.as_ref();
@@ -118,7 +138,18 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Whether the products that make queries, keys and values add a bias.
+    pub fn has_qkv_bias(&self) -> bool {
+        self.architectures.iter().find_map(|name| Family::find(name)).is_some_and(|family| family.qkv_bias)
+    }
+}
+
 impl Family {
+    fn find(architecture: &str) -> Option<&'static Self> {
+        FAMILIES.iter().find(|family| family.architecture == architecture)
+    }
+
     fn refuse_other(&self, config: &Value) -> Result<()> {
         for (field, fixed) in self.fixed {
             let Some(value) = config.get(field).filter(|value| !value.is_null()) else { continue };
@@ -126,6 +157,9 @@ impl Family {
                 Fixed::False => value == &Value::Bool(false),
                 Fixed::Null => false,
                 Fixed::Text(text) => value == text,
+                Fixed::Each(text) => {
+                    value.as_array().is_some_and(|list| list.iter().all(|entry| entry == text))
+                }
                 Fixed::One => value == 1,
             };
             if !agrees {
@@ -183,6 +217,39 @@ mod tests {
         let mut config = llama();
         config["rope_parameters"] = json!({"rope_theta": 1e6, "rope_type": "default"});
         assert_eq!(read(&config).expect("new").rope_theta, 1e6);
+    }
+
+    /// As Qwen2.5 0.5B has it, but for its sizes.
+    fn qwen2() -> Value {
+        json!({
+            "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": 29, "hidden_size": 16,
+            "intermediate_size": 10, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "hidden_act": "silu", "attention_dropout": 0.0, "max_position_embeddings": 32768,
+            "max_window_layers": 24, "sliding_window": 32768, "use_sliding_window": false, "use_mrope": false,
+            "rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
+        })
+    }
+
+    #[test]
+    fn qwen2_has_biases_and_no_window() {
+        let config = read(&qwen2()).expect("a qwen2");
+        assert!(config.has_qkv_bias() && config.tie_word_embeddings && config.rope_theta == 1e6);
+        assert!(!read(&llama()).expect("a llama").has_qkv_bias());
+        let mut newer = qwen2();
+        newer["layer_types"] = json!(["full_attention", "full_attention"]);
+        assert_eq!(read(&newer).expect("as transformers 5 writes it"), config);
+        for (field, value) in [
+            ("use_sliding_window", json!(true)),
+            ("layer_types", json!(["full_attention", "sliding_attention"])),
+            ("use_mrope", json!(true)),
+            ("rope_scaling", json!({"type": "yarn", "factor": 4.0})),
+            ("hidden_act", json!("gelu")),
+        ] {
+            let mut other = qwen2();
+            other[field] = value;
+            let error = read(&other).expect_err(field).to_string();
+            assert!(error.contains(field), "{error}");
+        }
     }
 
     #[test]

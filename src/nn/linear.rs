@@ -1,4 +1,4 @@
-//! A product with a weight matrix.
+//! A product with a weight matrix, with a bias or without.
 
 use super::{Ctx, ParamId};
 use crate::{
@@ -7,10 +7,11 @@ use crate::{
     tensor::{Buf, Tensor},
 };
 
-/// y = x wᵀ, w `[O,I]`. Adapters and sharding over ranks belong here, so that no layer above need know of them.
+/// y = x wᵀ + b, w `[O,I]`, b `[O]`. Adapters and sharding over ranks belong here, so that no layer above need know of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Linear {
     pub w: ParamId,
+    pub b: Option<ParamId>,
 }
 
 impl Linear {
@@ -18,7 +19,10 @@ impl Linear {
     pub fn forward(&self, cx: &mut Ctx, x: Tensor) -> Result<Buf> {
         let w = cx.weight(self.w);
         let mut y = cx.take([x.rows(), w.rows()])?;
-        matmul::forward(cx.exec, x, w, y.view_mut());
+        match self.b {
+            Some(b) => matmul::forward_bias(cx.exec, x, w, cx.weight(b), y.view_mut()),
+            None => matmul::forward(cx.exec, x, w, y.view_mut()),
+        }
         Ok(y)
     }
 
@@ -30,11 +34,15 @@ impl Linear {
         Ok(dx)
     }
 
-    /// The weight's gradient, from x `[N,I]` and dy `[N,O]`.
+    /// The gradients of weight and bias, from x `[N,I]` and dy `[N,O]`.
     pub fn backward_weight(&self, cx: &mut Ctx, x: Tensor, dy: Tensor) -> Result<()> {
         cx.contribute(self.w, |exec, dw, write| {
             matmul::backward_weight(exec, dy, x, dw, write);
             Ok(())
-        })
+        })?;
+        match self.b {
+            Some(b) => cx.contribute(b, |exec, db, write| matmul::backward_bias(exec, dy, db, write)),
+            None => Ok(()),
+        }
     }
 }

@@ -28,6 +28,7 @@ impl ParamId {
 /// How a parameter begins.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
+    Zeros,
     Ones,
     Normal { std: f64 },
 }
@@ -141,6 +142,7 @@ impl Params {
         let table = self.table.clone();
         for (id, param) in table.iter() {
             let draw = |chunk: usize, weights: &mut [T]| match param.init {
+                Init::Zeros => weights.fill(T::default()),
                 Init::Ones => weights.fill(T::down(T::Acc::ONE)),
                 Init::Normal { std } => {
                     let mut rng = Philox::new(seed, (id.index() as u64) << 32 | chunk as u64);

@@ -56,6 +56,30 @@ pub fn zero(exec: &Exec, y: TensorMut) {
     }
 }
 
+/// Every row of y is x.
+///
+/// Shapes: x `[C]`; y `[N,C]`.
+pub fn repeat(exec: &Exec, x: Tensor, y: TensorMut) {
+    assert_eq!((x.count(), x.dtype()), (y.row_count(), y.dtype()));
+    if exec.is_dry() {
+        return;
+    }
+    match &exec.device {
+        Device::Cpu(_) => with_float!(x.dtype(), T => {
+            let rows = rows_per_task(x.count());
+            let chunks = host::slice_mut::<T>(y).chunks_mut(rows * x.count());
+            each(exec.pool(), chunks, |y| {
+                y.chunks_exact_mut(x.count()).for_each(|y| y.copy_from_slice(host::slice(x)));
+            });
+        }),
+        Device::Cuda(cuda) => {
+            let grid = card::elements(y.shape().count(), y.dtype());
+            let args = [x.into(), (&y).into(), y.rows().into(), y.row_count().into()];
+            card::launch(cuda, "elementwise_repeat", x.dtype(), grid, &args);
+        }
+    }
+}
+
 /// y\[i\] = x\[rows\[i\]\].
 ///
 /// Shapes: x `[N,C]`; rows `[R]`; y `[R,C]`.

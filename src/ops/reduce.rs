@@ -1,4 +1,4 @@
-//! Sums over whole buffers: the gradient's norm, the loss of a batch.
+//! Sums over whole buffers: the gradient's norm, the loss of a batch. Sums of rows: the gradient of a bias.
 
 use super::{
     Exec, Float, Real, Write, card,
@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     base::Result,
-    device::{Cuda, Device, cuda::Grid, host},
+    device::{Cuda, Device, cuda::Grid, host, simd::multiversion},
     tensor::{DType, Tensor, TensorMut},
 };
 
@@ -88,6 +88,48 @@ fn sum_cuda(cuda: &Cuda, x: Tensor, term: Term, mut partials: TensorMut, out: Te
     }
     let args = [(&partials).into(), (&out).into(), partials.rows().into()];
     card::launch(cuda, "reduce_finish", DType::F32, Grid::linear(1, THREADS), &args);
+}
+
+/// out = the sum of x's rows, or out += it, added up in an order that the shape alone decides.
+///
+/// Shapes: x `[N,C]`; out `[C]`.
+pub fn rows(exec: &Exec, x: Tensor, out: TensorMut, write: Write) -> Result<()> {
+    let c = x.row_count();
+    assert_eq!((out.shape().count(), out.dtype()), (c, x.dtype()));
+    let rows_each = match &exec.device {
+        Device::Cpu(_) => rows_per_task(c),
+        Device::Cuda(_) => card::rows_per_partial(x.rows()),
+    };
+    let mut partials = exec.take([x.rows().div_ceil(rows_each), c], x.dtype().accumulator())?;
+    if exec.is_dry() {
+        return Ok(());
+    }
+    match &exec.device {
+        Device::Cpu(_) => with_float!(x.dtype(), T => {
+            let rows = host::slice::<T>(x).chunks(rows_each * c);
+            let sums = host::slice_mut::<<T as Float>::Acc>(partials.view_mut()).chunks_exact_mut(c);
+            each(exec.pool(), rows.zip(sums), |(rows, sums)| sum_rows(rows, sums));
+        }),
+        Device::Cuda(cuda) => {
+            let grid = card::rows(partials.view().rows(), c, x.dtype());
+            let sums = (&partials.view_mut()).into();
+            let args = [x.into(), sums, x.rows().into(), c.into(), rows_each.into()];
+            card::launch(cuda, "reduce_rows", x.dtype(), grid, &args);
+        }
+    }
+    columns(exec, partials.view(), out, write);
+    Ok(())
+}
+
+multiversion! {
+    fn sum_rows<T: Float>(rows: &[T], sums: &mut [T::Acc]) {
+        sums.fill(T::Acc::ZERO);
+        for row in rows.chunks_exact(sums.len()) {
+            for (sum, x) in sums.iter_mut().zip(row) {
+                *sum += x.up();
+            }
+        }
+    }
 }
 
 /// Adds up the partial sums that rows left, in an order that their number alone decides.

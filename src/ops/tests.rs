@@ -83,6 +83,57 @@ fn matmul_backward() {
     }
 }
 
+/// Two layers with biases and GELU between them, by either formula.
+#[test]
+fn matmul_with_bias_and_gelu_backward() {
+    let exec = exec();
+    for (n, i, f, o) in [(1, 1, 1, 1), (5, 7, 3, 4), (70, 9, 13, 6)] {
+        let shapes: [Shape; 5] = [[n, i].into(), [f, i].into(), [f].into(), [o, f].into(), [o].into()];
+        let inputs = || [1, 2, 3, 4, 5].map(|seed| random(&exec, seed, shapes[seed as usize - 1]));
+        let dz = random(&exec, 6, [n, o]);
+        for formula in [Formula::Tanh, Formula::Exact] {
+            let forward = |[x, w, b, w2, b2]: [Tensor; 5]| {
+                let [mut pre, mut y, mut z] = [[n, f], [n, f], [n, o]].map(|shape| empty(&exec, shape));
+                matmul::forward_bias_gelu(&exec, x, w, b, formula, pre.view_mut(), y.view_mut());
+                matmul::forward_bias(&exec, y.view(), w2, b2, z.view_mut());
+                (pre, y, z)
+            };
+            let kept = inputs();
+            let [x, w, b, w2, b2] = kept.each_ref().map(Buf::view);
+            let (pre, y, _) = forward([x, w, b, w2, b2]);
+            let mut gradients = shapes.map(|shape| empty(&exec, shape));
+            let [dx, dw, db, dw2, db2] = gradients.each_mut().map(Buf::view_mut);
+            let mut dpre = empty(&exec, [n, f]);
+            matmul::backward_bias(&exec, dz.view(), db2, Write::Replace).expect("memory");
+            matmul::backward_weight(&exec, dz.view(), y.view(), dw2, Write::Replace);
+            matmul::backward_input_gelu(&exec, dz.view(), w2, pre.view(), formula, dpre.view_mut());
+            matmul::backward_bias(&exec, dpre.view(), db, Write::Replace).expect("memory");
+            matmul::backward_weight(&exec, dpre.view(), x, dw, Write::Replace);
+            matmul::backward_input(&exec, dpre.view(), w, dx, Write::Replace);
+            let names = ["dx", "dw", "db", "dw2", "db2"];
+            for (place, (mut changed, gradient)) in inputs().into_iter().zip(&gradients).enumerate() {
+                check(names[place], &mut changed, &numbers(gradient), |changed| {
+                    let mut all = kept.each_ref().map(Buf::view);
+                    all[place] = changed;
+                    weighted(&forward(all).2, &dz)
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_biass_gradient_is_added_to_what_is_there() {
+    let exec = exec();
+    let (dy, mut db) = (random(&exec, 1, [700, 50]), random(&exec, 2, [50]));
+    let before = numbers(&db);
+    matmul::backward_bias(&exec, dy.view(), db.view_mut(), Write::Add).expect("memory");
+    for (column, (after, before)) in numbers(&db).into_iter().zip(before).enumerate() {
+        let sum: f64 = numbers(&dy).iter().skip(column).step_by(50).sum();
+        assert!((after - before - sum).abs() < 1e-12, "{column}: {after}");
+    }
+}
+
 #[test]
 fn rmsnorm_backward() {
     let exec = exec();

@@ -1,11 +1,13 @@
 // libcublasLt: descriptors, one algorithm that always fits, and multiplications that are enqueued like any other work of
 // the card. What the real library checks when a plan is made is checked here, and what it would do to memory.
 #include <cstring>
+#include <string>
 
 #include "cublaslt_api.h"
 #include "driver_state.h"
 #include "gemm.h"
 #include "memory.h"
+#include "settings.h"
 
 using namespace cuda_on_cpu;
 
@@ -35,13 +37,16 @@ struct cublasLtMatrixLayoutOpaque_t {
 
 struct cublasLtMatmulPreferenceOpaque_t {
     uint64_t workspace_bytes_max = 0;
+    uint32_t alignments[4] = {256, 256, 256, 256};  // what A, B, C and D begin at multiples of, in bytes
 };
 
 namespace {
 
 // The algorithm wants a workspace where it may have one, and spoils it: nothing else may lie there.
 constexpr size_t WORKSPACE_BYTES = 4096;
-// Marks an algorithm as one of ours.
+// Nothing asks what an epilogue's bias and its kept matrix are aligned to, and its kernels load 16 bytes of them at once.
+constexpr uint64_t EPILOGUE_ALIGNMENT = 16;
+// Marks an algorithm as one of ours. Its words: the mark, the bytes of its workspace, the alignments it was chosen for.
 constexpr uint64_t ALGORITHM = 0x6f6e206370750001;
 
 struct Field {
@@ -177,14 +182,39 @@ bool on_card(const Matrix& matrix, int64_t batches) {
     return DeviceMemory::all().holds(matrix.data, elements * bytes_of(matrix.type));
 }
 
+// Whether a batch is one: results that overlap are a race, and factors without a stride the same ones again and again.
+bool lies_apart(const Gemm& gemm) {
+    return gemm.batches == 1 ||
+           (gemm.a.batch_stride != 0 && gemm.b.batch_stride != 0 && gemm.d.batch_stride >= gemm.d.extent());
+}
+
+bool is_aligned(const Matrix& matrix, int64_t batches, uint64_t alignment) {
+    const uint64_t apart = batches > 1 ? matrix.batch_stride * bytes_of(matrix.type) : 0;
+    return (reinterpret_cast<uint64_t>(matrix.data) | apart) % alignment == 0;
+}
+
+bool is_as_chosen(const Gemm& gemm, const cublasLtMatmulAlgo_t& algorithm) {
+    const uint64_t* alignments = algorithm.data + 2;
+    return is_aligned(gemm.a, gemm.batches, alignments[0]) && is_aligned(gemm.b, gemm.batches, alignments[1]) &&
+           (gemm.beta == 0.0f || is_aligned(gemm.c, gemm.batches, alignments[2])) &&
+           is_aligned(gemm.d, gemm.batches, alignments[3]);
+}
+
 // On a card this is a fault like a kernel's own.
-std::optional<Failure> run(const Gemm& gemm, void* workspace, size_t workspace_bytes) {
+std::optional<Failure> run(const Gemm& gemm, const cublasLtMatmulAlgo_t& algorithm, void* workspace) {
+    const size_t workspace_bytes = algorithm.data[1];
     const bool reachable = on_card(gemm.a, gemm.batches) && on_card(gemm.b, gemm.batches) &&
                            on_card(gemm.d, gemm.batches) && (gemm.beta == 0.0f || on_card(gemm.c, gemm.batches)) &&
                            (gemm.bias == Bias::none || on_card(gemm.bias_vector, gemm.batches)) &&
                            (!gemm.has_aux || on_card(gemm.aux, gemm.batches)) &&
                            DeviceMemory::all().holds(workspace, workspace_bytes);
     if (!reachable) return Failure{Error::illegal_address, "a matrix lies outside of an allocation"};
+    if (!lies_apart(gemm)) return Failure{Error::launch_failed, "the matrices of a batch do not lie apart"};
+    if ((gemm.bias != Bias::none && !is_aligned(gemm.bias_vector, 1, EPILOGUE_ALIGNMENT)) ||
+        (gemm.has_aux && !is_aligned(gemm.aux, 1, EPILOGUE_ALIGNMENT))) {
+        return Failure{Error::misaligned_address, "an epilogue's vector or matrix does not begin on 16 bytes"};
+    }
+    if (!is_as_chosen(gemm, algorithm)) return Failure{Error::misaligned_address, "a matrix is aligned worse than was said"};
     const DeviceMemory::Access access;
     memset(workspace, 0xff, workspace_bytes);
     multiply(gemm);
@@ -271,13 +301,13 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
                                                     size_t bytes) {
     switch (attribute) {
         case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES: return set(field(preference->workspace_bytes_max), value, bytes);
+        case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES: return set(field(preference->alignments[0]), value, bytes);
+        case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES: return set(field(preference->alignments[1]), value, bytes);
+        case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES: return set(field(preference->alignments[2]), value, bytes);
+        case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES: return set(field(preference->alignments[3]), value, bytes);
         // There is one algorithm, and these would choose among many.
         case CUBLASLT_MATMUL_PREF_SEARCH_MODE:
         case CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK:
-        case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES:
-        case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES:
-        case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES:
-        case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES:
             return bytes == sizeof(uint32_t) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
     }
     return CUBLAS_STATUS_INVALID_VALUE;
@@ -291,8 +321,11 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     if (!handle || wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
     Gemm gemm;
     if (cublasStatus_t wrong = plan(*description, *a, *b, *c, *d, gemm)) return wrong;
+    const bool is_plain = gemm.batches == 1 && description->epilogue == CUBLASLT_EPILOGUE_DEFAULT;
+    if (settings().plain_products && !is_plain) return CUBLAS_STATUS_NOT_SUPPORTED;
     const size_t workspace_bytes = preference->workspace_bytes_max < WORKSPACE_BYTES ? 0 : WORKSPACE_BYTES;
-    results[0] = {{{ALGORITHM, workspace_bytes}}, workspace_bytes, CUBLAS_STATUS_SUCCESS, 1.0f, {}};
+    const uint32_t* alignments = preference->alignments;
+    results[0] = {{{ALGORITHM, workspace_bytes, alignments[0], alignments[1], alignments[2], alignments[3]}}, workspace_bytes, CUBLAS_STATUS_SUCCESS, 1.0f, {}};
     *found = 1;
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -316,8 +349,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     if (usable()) return CUBLAS_STATUS_EXECUTION_FAILED;
     if (!handle || !alpha || !beta) return CUBLAS_STATUS_INVALID_VALUE;
     // With no algorithm named the library looks for one itself.
-    const size_t needed_bytes = algorithm ? algorithm->data[1] : 0;
-    if ((algorithm && algorithm->data[0] != ALGORITHM) || workspace_bytes < needed_bytes) return CUBLAS_STATUS_INVALID_VALUE;
+    const cublasLtMatmulAlgo_t chosen = algorithm ? *algorithm : cublasLtMatmulAlgo_t{{ALGORITHM, 0, 1, 1, 1, 1}};
+    if (chosen.data[0] != ALGORITHM || workspace_bytes < chosen.data[1]) return CUBLAS_STATUS_INVALID_VALUE;
     Gemm gemm;
     if (cublasStatus_t wrong = plan(*description, *a_layout, *b_layout, *c_layout, *d_layout, gemm)) return wrong;
     gemm.alpha = *static_cast<const float*>(alpha);
@@ -326,6 +359,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     gemm.b.data = const_cast<void*>(b);
     gemm.c.data = const_cast<void*>(c);
     gemm.d.data = d;
-    const Work work = {"cublasLtMatmul", [=] { return run(gemm, workspace, needed_bytes); }};
+    const uint32_t epilogue = description->epilogue;
+    const std::string what = epilogue == CUBLASLT_EPILOGUE_DEFAULT ? "" : " with epilogue " + std::to_string(epilogue);
+    const Work work = {"cublasLtMatmul" + what, [=] { return run(gemm, chosen, workspace); }};
     return enqueue(stream, work) ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
 }

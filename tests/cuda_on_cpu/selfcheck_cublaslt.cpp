@@ -19,6 +19,12 @@ struct Product {
     float alpha = 1.0f, beta = 0.0f;
     cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
     cublasComputeType_t compute = CUBLAS_COMPUTE_32F;
+    // What may be wrong: the batches that D's layout says, by how many elements its results overlap, whether A's stride
+    // is set, and the alignment that is said of all.
+    int batches_of_d = 0;
+    int64_t overlap = 0;
+    bool strides_a = true;
+    uint32_t alignment = 2;
 
     int64_t rows_of_a() const { return transpose_a ? k : m; }
     int64_t columns_of_a() const { return transpose_a ? m : k; }
@@ -48,12 +54,14 @@ bool is_good(cublasStatus_t status) {
     return status == CUBLAS_STATUS_SUCCESS;
 }
 
-cublasLtMatrixLayout_t layout(cudaDataType_t type, int64_t rows, int64_t columns, int batches) {
+cublasLtMatrixLayout_t layout(cudaDataType_t type, int64_t rows, int64_t columns, int batches, int64_t overlap) {
     cublasLtMatrixLayout_t made;
-    const int64_t leading = rows + PADDING, stride = leading * columns;
+    const int64_t leading = rows + PADDING, stride = leading * columns - overlap;
     is_good(cublasLtMatrixLayoutCreate(&made, type, rows, columns, leading));
     is_good(cublasLtMatrixLayoutSetAttribute(made, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batches, sizeof batches));
-    is_good(cublasLtMatrixLayoutSetAttribute(made, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof stride));
+    if (stride > 0) {
+        is_good(cublasLtMatrixLayoutSetAttribute(made, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof stride));
+    }
     return made;
 }
 
@@ -77,14 +85,16 @@ public:
         cublasLtMatmulPreference_t preference;
         cublasLtMatmulHeuristicResult_t found;
         int count;
-        const auto la = layout(TYPE<In>, p.rows_of_a(), p.columns_of_a(), p.batches);
-        const auto lb = layout(TYPE<In>, p.rows_of_b(), p.columns_of_b(), p.batches);
-        const auto ld = layout(TYPE<Out>, p.m, p.n, p.batches);
+        const int64_t never = p.strides_a ? 0 : INT64_MAX;
+        const auto la = layout(TYPE<In>, p.rows_of_a(), p.columns_of_a(), p.batches, never);
+        const auto lb = layout(TYPE<In>, p.rows_of_b(), p.columns_of_b(), p.batches, 0);
+        const auto ld = layout(TYPE<Out>, p.m, p.n, p.batches_of_d ? p.batches_of_d : p.batches, p.overlap);
         const uint64_t workspace_bytes = workspace.count;
         bool good = is_good(cublasLtCreate(&handle)) && is_good(cublasLtMatmulDescCreate(&description, p.compute, CUDA_R_32F)) &&
                     describe(description) && is_good(cublasLtMatmulPreferenceCreate(&preference)) &&
                     is_good(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                                  &workspace_bytes, sizeof workspace_bytes)) &&
+                    align(preference) &&
                     is_good(cublasLtMatmulAlgoGetHeuristic(handle, description, la, lb, ld, ld, preference, 1, &found, &count));
         return good && is_good(cublasLtMatmul(handle, description, &p.alpha, at(a), la, at(b), lb, &p.beta, at(c), ld, at(d), ld,
                                               &found.algo, at(workspace), found.workspace_bytes, card.stream));
@@ -117,6 +127,14 @@ public:
     Array<unsigned char> workspace;
 
 private:
+    bool align(cublasLtMatmulPreference_t preference) {
+        for (auto attribute : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                               CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+            if (!is_good(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &p.alignment, 4))) return false;
+        }
+        return true;
+    }
+
     template <class T>
     static void* at(const Array<T>& array) {
         return reinterpret_cast<void*>(array.address);
@@ -247,9 +265,23 @@ bool is_captured() {
     return close(run.d.read()[0], run.expected(0, 0, 0), 1e-5);
 }
 
+CUresult bias_of_eight_bytes() {
+    Run<bf16, bf16> run({.m = 4, .n = 8, .k = 8, .epilogue = CUBLASLT_EPILOGUE_BIAS});
+    run.bias.address += 8;
+    run.multiply();
+    return cuStreamSynchronize(run.card.stream);
+}
+
 CUresult matrix_outside() {
     Run<float, float> run({.m = 64, .n = 64, .k = 64});
     run.b.address += 64;
+    run.multiply();
+    return cuStreamSynchronize(run.card.stream);
+}
+
+template <class T>
+CUresult outcome(const Product& p) {
+    Run<T, T> run(p);
     run.multiply();
     return cuStreamSynchronize(run.card.stream);
 }
@@ -273,4 +305,24 @@ void check_cublaslt() {
     expect("TF32 shows", tf32_shows);
     expect("products are captured", is_captured);
     expect("a matrix outside of its allocation", CUDA_ERROR_ILLEGAL_ADDRESS, matrix_outside);
+    expect("a bias that does not begin on 16 bytes", CUDA_ERROR_MISALIGNED_ADDRESS, bias_of_eight_bytes);
+    const Product batch = {.m = 8, .n = 8, .k = 8, .batches = 3};
+    const auto with = [&](auto change) {
+        Product p = batch;
+        change(p);
+        return p;
+    };
+    const Product other_count = with([](Product& p) { p.batches_of_d = 2; });
+    expect("a batch that the layouts disagree about", [=] { return !Run<float, float>(other_count).multiply(); });
+    const Product no_stride = with([](Product& p) { p.strides_a = false; });
+    expect("a batch without a stride", CUDA_ERROR_LAUNCH_FAILED, [=] { return outcome<float>(no_stride); });
+    const Product overlapping = with([](Product& p) { p.overlap = PADDING + 1; });
+    expect("results of a batch that overlap", CUDA_ERROR_LAUNCH_FAILED, [=] { return outcome<float>(overlapping); });
+    const Product unaligned = with([](Product& p) { p.alignment = 16; p.n = 5; });
+    expect("a batch that is aligned worse than was said", CUDA_ERROR_MISALIGNED_ADDRESS,
+           [=] { return outcome<bf16>(unaligned); });
+    expect("a library that has no way to do a batch", [=] {
+        setenv("CUDA_ON_CPU_CUBLASLT", "plain", 1);
+        return !Run<float, float>(batch).multiply() && Run<float, float>({.m = 8, .n = 8, .k = 8}).multiply();
+    });
 }

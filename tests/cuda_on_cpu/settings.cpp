@@ -48,6 +48,7 @@ Settings read() {
         .memory_bytes = number("CUDA_ON_CPU_MEMORY", uint64_t(2) << 30),
         .failing_kernel = text("CUDA_ON_CPU_FAIL_KERNEL"),
         .host_access_refused = text("CUDA_ON_CPU_HOST_ACCESS") == "refused",
+        .plain_products = text("CUDA_ON_CPU_CUBLASLT") == "plain",
         .log = text("CUDA_ON_CPU_LOG"),
     };
 }

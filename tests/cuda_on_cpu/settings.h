@@ -9,6 +9,7 @@
 //   CUDA_ON_CPU_MEMORY=BYTES                 memory of each card (2 GiB)
 //   CUDA_ON_CPU_FAIL_KERNEL=NAME             launching this kernel fails, as where it reads what is not there
 //   CUDA_ON_CPU_HOST_ACCESS=refused          the host faults where it uses the card's memory, as with a real card; slow
+//   CUDA_ON_CPU_CUBLASLT=plain               cuBLASLt has no way to do a batch, nor anything to a product on its way out
 //   CUDA_ON_CPU_LOG=FILE                     the name of each kernel that ran is appended, one a line
 #pragma once
 
@@ -29,6 +30,7 @@ struct Settings {
     uint64_t memory_bytes;
     std::string failing_kernel;
     bool host_access_refused;
+    bool plain_products;
     std::string log;
 };
 

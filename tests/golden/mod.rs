@@ -1,5 +1,6 @@
-//! A tiny llama beside what PyTorch computed for it (`make.py` says how, with versions and seed inside): logits,
-//! the gradient of every parameter, the losses of ten AdamW steps. The files are imported the way a user's are.
+//! Tiny models, a llama and a Qwen2, beside what PyTorch computed for them (`make.py` says how, with versions and seed
+//! inside): logits, the gradient of every parameter, the losses of ten AdamW steps. The files are imported the way a
+//! user's are.
 
 use std::path::{Path, PathBuf};
 
@@ -23,15 +24,18 @@ const TOLERANCE_BF16: f64 = 0.03;
 /// Relative to the loss; ten steps let differences of rounding grow.
 const TOLERANCE_LOSSES: f64 = 2e-5;
 
-fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama")
+/// The folder of each family, and how many tensors its model has.
+const FAMILIES: [(&str, usize); 2] = [("llama", 3 + 2 * 9), ("qwen2", 2 + 2 * 12)];
+
+fn directory(family: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(family)
 }
 
 struct Expected(Vec<u8>);
 
 impl Expected {
-    fn read() -> Self {
-        Self(std::fs::read(directory().join("expected.safetensors")).expect("checked in"))
+    fn read(family: &str) -> Self {
+        Self(std::fs::read(directory(family).join("expected.safetensors")).expect("checked in"))
     }
 
     fn bytes<const N: usize>(&self, name: &str) -> Vec<[u8; N]> {
@@ -71,8 +75,8 @@ fn device() -> Device {
 }
 
 impl Model {
-    fn import(dtype: DType) -> Self {
-        let import = Import::open(&directory()).expect("a directory as transformers writes it");
+    fn import(family: &str, dtype: DType) -> Self {
+        let import = Import::open(&directory(family)).expect("a directory as transformers writes it");
         let mut copy = Vec::new();
         import.write(&mut copy).expect("in memory");
         let exec = Exec::new(device(), 16 << 20, 16 << 20).expect("memory");
@@ -123,21 +127,29 @@ fn difference(found: &[f32], expected: &[f32]) -> f64 {
 
 #[test]
 fn logits_are_those_of_transformers() {
-    let expected = Expected::read();
+    FAMILIES.iter().for_each(|(family, _)| check_logits(family));
+}
+
+fn check_logits(family: &str) {
+    let expected = Expected::read(family);
     let logits = expected.f32("logits");
-    let found = difference(&Model::import(DType::F32).logits(&expected), &logits);
-    assert!(found < TOLERANCE_F32, "f32: {found}");
-    let short = Model::import(DType::Bf16).logits(&expected);
+    let found = difference(&Model::import(family, DType::F32).logits(&expected), &logits);
+    assert!(found < TOLERANCE_F32, "{family} f32: {found}");
+    let short = Model::import(family, DType::Bf16).logits(&expected);
     let squares = |numbers: &mut dyn Iterator<Item = f32>| numbers.map(|x| f64::from(x * x)).sum::<f64>();
     let error = squares(&mut short.iter().zip(&logits).map(|(a, b)| a - b));
     let found = (error / squares(&mut logits.iter().copied())).sqrt();
-    assert!(found < TOLERANCE_BF16, "bf16: {found}");
+    assert!(found < TOLERANCE_BF16, "{family} bf16: {found}");
 }
 
 #[test]
 fn every_gradient_is_that_of_pytorch() {
-    let expected = Expected::read();
-    let model = Model::import(DType::F32);
+    FAMILIES.iter().for_each(|&(family, tensors)| check_gradients(family, tensors));
+}
+
+fn check_gradients(family: &str, tensors: usize) {
+    let expected = Expected::read(family);
+    let model = Model::import(family, DType::F32);
     let mut grads = Grads::new(&model.exec, &model.params).expect("memory");
     let contributions = model.decoder.contributions(&model.exec).expect("a dry run");
     let (tokens, targets) = (expected.u32("tokens"), expected.u32("targets"));
@@ -148,16 +160,20 @@ fn every_gradient_is_that_of_pytorch() {
         let wanted = expected.f32(&format!("grad.{name}"));
         let found = host::with_slice(&model.exec.device, grad, |grad| difference(grad, &wanted));
         let found = found.expect("a sound pass");
-        assert!(found < TOLERANCE_F32, "{name}: {found}");
+        assert!(found < TOLERANCE_F32, "{family} {name}: {found}");
         compared += 1;
     }
-    assert_eq!(compared, 3 + 2 * 9);
+    assert_eq!(compared, tensors);
 }
 
 #[test]
 fn ten_steps_of_adamw_lose_what_they_lose_in_pytorch() {
-    let expected = Expected::read();
-    let mut model = Model::import(DType::F32);
+    FAMILIES.iter().for_each(|(family, _)| check_steps(family));
+}
+
+fn check_steps(family: &str) {
+    let expected = Expected::read(family);
+    let mut model = Model::import(family, DType::F32);
     let exec = model.exec.clone();
     let table = model.decoder.table().clone();
     let mut grads = Grads::new(&exec, &model.params).expect("memory");
@@ -176,7 +192,10 @@ fn ten_steps_of_adamw_lose_what_they_lose_in_pytorch() {
     let batches = tokens.chunks_exact(rows).zip(targets.chunks_exact(rows));
     for ((step, (tokens, targets)), loss) in (1..).zip(batches).zip(expected.f64("losses")) {
         let found = model.pass(&mut grads, &contributions, tokens, targets, &lengths);
-        assert!((found / loss - 1.0).abs() < TOLERANCE_LOSSES, "step {step}: {found} against {loss}");
+        assert!(
+            (found / loss - 1.0).abs() < TOLERANCE_LOSSES,
+            "{family} step {step}: {found} against {loss}"
+        );
         let numbers = adamw::Step {
             learning_rate: 1e-2,
             beta1: 0.9,

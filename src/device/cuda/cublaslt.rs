@@ -10,10 +10,11 @@ use std::{
 };
 
 use cudarc::cublaslt::sys::{
-    self as lt, cublasComputeType_t, cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t,
-    cublasLtMatmulDescAttributes_t as DescAttribute, cublasLtMatmulHeuristicResult_t,
+    self as lt, cublasComputeType_t, cublasLtEpilogue_t, cublasLtHandle_t, cublasLtMatmulAlgo_t,
+    cublasLtMatmulDesc_t, cublasLtMatmulDescAttributes_t as DescAttribute, cublasLtMatmulHeuristicResult_t,
     cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t as PreferenceAttribute,
-    cublasLtMatrixLayout_t, cublasStatus_t, cudaDataType_t,
+    cublasLtMatrixLayout_t, cublasLtMatrixLayoutAttribute_t as LayoutAttribute, cublasStatus_t,
+    cudaDataType_t,
 };
 
 use super::{context::Context, gemm_own::Layout};
@@ -66,6 +67,7 @@ functions! {
     cublasLtMatmulDescSetAttribute: fn(cublasLtMatmulDesc_t, DescAttribute, *const c_void, usize);
     cublasLtMatrixLayoutCreate: fn(*mut cublasLtMatrixLayout_t, cudaDataType_t, u64, u64, i64);
     cublasLtMatrixLayoutDestroy: fn(cublasLtMatrixLayout_t);
+    cublasLtMatrixLayoutSetAttribute: fn(cublasLtMatrixLayout_t, LayoutAttribute, *const c_void, usize);
     cublasLtMatmulPreferenceCreate: fn(*mut cublasLtMatmulPreference_t);
     cublasLtMatmulPreferenceDestroy: fn(cublasLtMatmulPreference_t);
     cublasLtMatmulPreferenceSetAttribute: fn(cublasLtMatmulPreference_t, PreferenceAttribute, *const c_void, usize);
@@ -118,6 +120,41 @@ impl Library {
     }
 }
 
+/// What is done to a product before it is stored, in one pass with it. GELU is that of the tanh formula.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Epilogue {
+    None,
+    /// A bias is added to each row.
+    Bias,
+    /// The same, and then GELU of it, which is kept.
+    BiasGelu,
+    /// Times GELU's slope at what was kept.
+    GeluGradient,
+}
+
+impl Epilogue {
+    fn number(self) -> cublasLtEpilogue_t {
+        match self {
+            Self::None => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
+            Self::Bias => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
+            Self::BiasGelu => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
+            Self::GeluGradient => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DGELU,
+        }
+    }
+}
+
+/// Where a product's matrices begin in the card's memory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Addresses {
+    pub a: u64,
+    pub b: u64,
+    pub c: u64,
+    /// `[N]` as C is, 0 where the epilogue takes none.
+    pub bias: u64,
+    /// GELU's argument, as C is; 0 where the epilogue neither takes nor keeps it.
+    pub kept: u64,
+}
+
 /// What a product is but for its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
@@ -126,18 +163,32 @@ pub struct Shape {
     pub m: usize,
     pub n: usize,
     pub k: usize,
+    /// So many products at once. Their operands lie one behind the other, their results a slab each.
+    pub batch: usize,
+    pub epilogue: Epilogue,
     /// Of A and B, and of C.
     pub dtypes: [DType; 2],
-    /// Bytes that A, B and C begin at multiples of.
+    /// Bytes that each A, B and C begins at multiples of.
     pub alignments: [u32; 3],
 }
 
-/// Descriptions of a product and the way of doing it that the library chose.
+impl Shape {
+    /// Elements from one result of a batch to the next: all begin as well aligned as the first.
+    pub fn slab(&self) -> usize {
+        (self.m * self.n).next_multiple_of(SLAB_UNIT)
+    }
+}
+
+const DESCRIBING: &str = "describing a product to cuBLASLt";
+/// 256 bytes of f32.
+const SLAB_UNIT: usize = 64;
+
+/// Descriptions of a product and the way of doing it that the library chose, if it has any.
 struct Plan {
     product: cublasLtMatmulDesc_t,
     /// In the library's terms, of its first and second operand and of its result.
     layouts: [cublasLtMatrixLayout_t; 3],
-    algorithm: cublasLtMatmulAlgo_t,
+    algorithm: Option<cublasLtMatmulAlgo_t>,
 }
 
 /// The library's state for one card, with every plan that was made.
@@ -159,14 +210,16 @@ impl CublasLt {
         Ok(Self { library, handle, plans: HashMap::new() })
     }
 
-    /// Plans how such a product is made, unless that is known.
-    pub fn prepare(&mut self, shape: Shape, context: &Context) -> Result<()> {
-        if !self.plans.contains_key(&shape) {
-            context.bind()?;
-            let plan = self.plan(shape)?;
-            self.plans.insert(shape, plan);
+    /// Plans how such a product is made, unless that is known. Whether the library has a way.
+    pub fn prepare(&mut self, shape: Shape, addresses: Addresses, context: &Context) -> Result<bool> {
+        if let Some(plan) = self.plans.get(&shape) {
+            return Ok(plan.algorithm.is_some());
         }
-        Ok(())
+        context.bind()?;
+        let plan = self.plan(shape, addresses)?;
+        let has_way = plan.algorithm.is_some();
+        self.plans.insert(shape, plan);
+        Ok(has_way)
     }
 
     /// Enqueues C = A B, or C += A B, of a shape that was prepared.
@@ -176,12 +229,19 @@ impl CublasLt {
     pub unsafe fn multiply(
         &mut self,
         shape: Shape,
-        [a, b, c]: [u64; 3],
+        addresses: Addresses,
         add: bool,
         workspace: u64,
         stream: lt::cudaStream_t,
     ) -> Result<()> {
-        let plan = self.plans.get(&shape).ok_or_else(|| Error::failed("a product that was not planned"))?;
+        let plan = self.plans.get(&shape);
+        let Some((plan, algorithm)) = plan.and_then(|plan| Some((plan, plan.algorithm.as_ref()?))) else {
+            return Err(Error::failed("a product that was not planned"));
+        };
+        let Addresses { a, b, c, .. } = addresses;
+        if shape.epilogue != Epilogue::None {
+            self.point(plan.product, addresses)?;
+        }
         let (alpha, beta) = (1f32, if add { 1f32 } else { 0f32 });
         let [first, second, result] = plan.layouts;
         // SAFETY: the plan was made for these shapes, the addresses are as this function's caller promises. What is
@@ -200,7 +260,7 @@ impl CublasLt {
                 result,
                 c as *mut c_void,
                 result,
-                &plan.algorithm,
+                algorithm,
                 workspace as *mut c_void,
                 WORKSPACE_BYTES,
                 stream,
@@ -209,20 +269,33 @@ impl CublasLt {
         check(outcome, "multiplying with cuBLASLt")
     }
 
-    fn plan(&self, shape: Shape) -> Result<Plan> {
+    /// Says where an epilogue finds its bias and what is kept.
+    fn point(&self, product: cublasLtMatmulDesc_t, addresses: Addresses) -> Result<()> {
+        for (attribute, address) in [
+            (DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, addresses.bias),
+            (DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, addresses.kept),
+        ] {
+            self.describe(product, attribute, &address)?;
+        }
+        Ok(())
+    }
+
+    /// Sets an attribute that holds a number of this size.
+    fn describe<T>(&self, product: cublasLtMatmulDesc_t, attribute: DescAttribute, number: &T) -> Result<()> {
+        let (set, number) = (self.library.0.cublasLtMatmulDescSetAttribute, ptr::from_ref(number).cast());
+        // SAFETY: the description was made; so many bytes are read.
+        check(unsafe { set(product, attribute, number, size_of::<T>()) }, DESCRIBING)
+    }
+
+    fn plan(&self, shape: Shape, addresses: Addresses) -> Result<Plan> {
         let calls = &self.library.0;
-        let Shape { layout, m, n, k, dtypes: [operand, out], alignments } = shape;
+        let Shape { layout, m, n, k, batch, epilogue, dtypes: [operand, out], alignments } = shape;
         // CUBLAS_OP_T and CUBLAS_OP_N.
         let (yes, no) = (1i32, 0i32);
         // Rows and columns as they lie there, and whether they are turned: of B, of A, of C.
         let (b, turn_b) = if layout == Layout::Nt { ([k, n], yes) } else { ([n, k], no) };
         let (a, turn_a) = if layout == Layout::Tn { ([m, k], yes) } else { ([k, m], no) };
-        let mut plan = Plan {
-            product: ptr::null_mut(),
-            layouts: [ptr::null_mut(); 3],
-            algorithm: cublasLtMatmulAlgo_t { data: [0; 8] },
-        };
-        let doing = "describing a product to cuBLASLt";
+        let mut plan = Plan { product: ptr::null_mut(), layouts: [ptr::null_mut(); 3], algorithm: None };
         // SAFETY: each object is written where it is made.
         unsafe {
             check(
@@ -231,21 +304,19 @@ impl CublasLt {
                     cublasComputeType_t::CUBLAS_COMPUTE_32F,
                     cudaDataType_t::CUDA_R_32F,
                 ),
-                doing,
+                DESCRIBING,
             )?;
         }
         let product = plan.product;
-        for (attribute, value) in [
-            (DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, turn_b),
-            (DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, turn_a),
-        ] {
-            let value = ptr::from_ref(&value).cast();
-            // SAFETY: the description was made; an operation of four bytes is what these attributes hold.
-            check(unsafe { (calls.cublasLtMatmulDescSetAttribute)(product, attribute, value, 4) }, doing)?;
+        self.describe(product, DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, &turn_b)?;
+        self.describe(product, DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, &turn_a)?;
+        if epilogue != Epilogue::None {
+            self.describe(product, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue.number())?;
+            self.describe(product, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &(n as i64))?;
+            self.point(product, addresses)?;
         }
-        for (place, ([rows, columns], dtype)) in
-            [(b, operand), (a, operand), ([n, m], out)].into_iter().enumerate()
-        {
+        let lying = [(b, operand, n * k), (a, operand, m * k), ([n, m], out, shape.slab())];
+        for (place, ([rows, columns], dtype, stride)) in lying.into_iter().enumerate() {
             let (into, leading) = (&mut plan.layouts[place], rows as i64);
             // SAFETY: as above.
             let made = unsafe {
@@ -257,14 +328,25 @@ impl CublasLt {
                     leading,
                 )
             };
-            check(made, doing)?;
+            check(made, DESCRIBING)?;
+            if batch > 1 {
+                let (batch, stride) = (batch as i32, stride as i64);
+                // SAFETY: the layout was made; a count of four bytes and a distance of eight are what these hold.
+                unsafe {
+                    let set = calls.cublasLtMatrixLayoutSetAttribute;
+                    let count = LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT;
+                    check(set(plan.layouts[place], count, ptr::from_ref(&batch).cast(), 4), DESCRIBING)?;
+                    let distance = LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET;
+                    check(set(plan.layouts[place], distance, ptr::from_ref(&stride).cast(), 8), DESCRIBING)?;
+                }
+            }
         }
-        plan.algorithm = self.choose(&plan, alignments, shape)?;
+        plan.algorithm = self.choose(&plan, alignments)?;
         Ok(plan)
     }
 
-    /// The first of the library's choices that sums in a fixed order.
-    fn choose(&self, plan: &Plan, [a, b, c]: [u32; 3], shape: Shape) -> Result<cublasLtMatmulAlgo_t> {
+    /// The first of the library's choices that sums in a fixed order. None where it has none.
+    fn choose(&self, plan: &Plan, [a, b, c]: [u32; 3]) -> Result<Option<cublasLtMatmulAlgo_t>> {
         let calls = &self.library.0;
         let doing = "choosing how cuBLASLt multiplies";
         let mut preference = ptr::null_mut();
@@ -308,11 +390,12 @@ impl CublasLt {
             (calls.cublasLtMatmulPreferenceDestroy)(preference);
             outcome
         };
-        check(outcome, doing)?;
-        if found < 1 {
-            return Err(Error::failed(format!("cuBLASLt has no way to multiply {shape:?}")));
+        match outcome {
+            cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED | cublasStatus_t::CUBLAS_STATUS_INVALID_VALUE => {
+                Ok(None)
+            }
+            other => check(other, doing).map(|()| (found > 0).then_some(result.algo)),
         }
-        Ok(result.algo)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Launches: what a kernel is launched with, and the launch.
 
-use super::Cuda;
+use super::{Cuda, kernels::Kernel};
 use crate::{
     base::{Error, Result},
     tensor::{DType, Tensor, TensorMut},
@@ -74,6 +74,18 @@ impl Cuda {
     }
 
     fn try_launch(&self, name: &'static str, dtype: DType, grid: Grid, args: &[Arg]) -> Result<()> {
+        let kernel = self.kernel_for(name, dtype, grid, args)?;
+        self.queue().kernel(self, (name, dtype), &kernel, grid, args)
+    }
+
+    /// The kernel's variant for `dtype`, if these are arguments for it.
+    pub(super) fn kernel_for(
+        &self,
+        name: &'static str,
+        dtype: DType,
+        grid: Grid,
+        args: &[Arg],
+    ) -> Result<Kernel> {
         let doing = || format!("launching {name}_{dtype}");
         let kernel = self
             .kernels
@@ -88,7 +100,7 @@ impl Cuda {
             ))
             .context(doing()));
         }
-        self.queue().kernel(self, (name, dtype), &kernel, grid, args)
+        Ok(kernel)
     }
 }
 

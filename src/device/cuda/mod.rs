@@ -21,7 +21,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-pub use cublaslt::FOLDER_VARIABLE as LIBRARIES_VARIABLE;
+pub use cublaslt::{Epilogue, FOLDER_VARIABLE as LIBRARIES_VARIABLE};
 pub use driver::Driver;
 pub use info::Info;
 pub use kernels::{ARCHITECTURES, are_embedded};
@@ -53,6 +53,8 @@ pub struct Cuda {
 struct Products {
     lt: Mutex<CublasLt>,
     workspace: Block,
+    /// Where the parts of a split sum lie, see [`multiply`].
+    slabs: Block,
 }
 
 /// How the card's work has gone.
@@ -77,7 +79,8 @@ impl Cuda {
         let products = match Library::open() {
             Ok(library) => {
                 let lt = Mutex::new(CublasLt::new(library)?);
-                Some(Products { lt, workspace: Block::new(cublaslt::WORKSPACE_BYTES)? })
+                let workspace = Block::new(cublaslt::WORKSPACE_BYTES)?;
+                Some(Products { lt, workspace, slabs: Block::new(multiply::slabs_bytes(&info))? })
             }
             Err(error) => {
                 tracing::warn!("matrices are multiplied by kernels of our own, which are slower: {error}");

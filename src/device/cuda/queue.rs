@@ -53,7 +53,7 @@ struct Row {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Launch {
     Kernel { function: sys::CUfunction, name: &'static str, dtype: DType, grid: Grid, arguments: usize },
-    Product { shape: cublaslt::Shape, addresses: [u64; 3], add: bool },
+    Product { shape: cublaslt::Shape, addresses: cublaslt::Addresses, add: bool },
 }
 
 impl Launch {
@@ -110,7 +110,7 @@ impl Queue {
         &mut self,
         cuda: &Cuda,
         shape: cublaslt::Shape,
-        addresses: [u64; 3],
+        addresses: cublaslt::Addresses,
         add: bool,
     ) -> Result<()> {
         self.row.launches.push(Launch::Product { shape, addresses, add });
