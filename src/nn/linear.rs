@@ -3,7 +3,11 @@
 use super::{Ctx, ParamId};
 use crate::{
     base::Result,
-    ops::{Write, matmul},
+    ops::{
+        Write,
+        glu::{self, Activation},
+        matmul,
+    },
     tensor::{Buf, Tensor},
 };
 
@@ -19,6 +23,15 @@ impl Linear {
         let w = cx.weight(self.w);
         let mut y = cx.take([x.rows(), w.rows()])?;
         matmul::forward(cx.exec, x, w, y.view_mut());
+        Ok(y)
+    }
+
+    /// x `[N,I]` to `[N,O/2]`: the upper half of what [`Linear::forward`] gives, gated by the lower. For passes that
+    /// nothing is learnt from.
+    pub fn infer_gated(&self, cx: &mut Ctx, x: Tensor, activation: Activation) -> Result<Buf> {
+        let w = cx.weight(self.w);
+        let mut y = cx.take([x.rows(), w.rows() / 2])?;
+        glu::project(cx.exec, x, w, activation, y.view_mut())?;
         Ok(y)
     }
 
