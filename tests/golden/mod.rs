@@ -1,6 +1,8 @@
 //! A tiny llama beside what PyTorch computed for it (`make.py` says how, with versions and seed inside): logits,
 //! the gradient of every parameter, the losses of ten AdamW steps. The files are imported the way a user's are.
 
+mod company;
+
 use std::path::{Path, PathBuf};
 
 use cloister::{
