@@ -55,16 +55,6 @@ __device__ __forceinline__ Part find_part(const unsigned* bounds, unsigned seque
     return part;
 }
 
-// The sequence that a row of the batch belongs to.
-__device__ __forceinline__ unsigned sequence_of(const unsigned* bounds, unsigned sequences, unsigned row) {
-    unsigned low = 0, high = sequences;
-    while (high - low > 1) {
-        const unsigned middle = (low + high) / 2;
-        if (bounds[middle] <= row) low = middle; else high = middle;
-    }
-    return low;
-}
-
 // Division of many numbers by one, exact while number * by is below 2^32.
 struct Division {
     unsigned by, inverse;

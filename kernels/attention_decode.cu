@@ -1,6 +1,7 @@
 // Attention for few rows to a sequence, which is what generation brings: it lasts as long as the keys and values take to
-// read. So they are split into chunks, one block each, and a second kernel puts a row's chunks together in order. How a
-// sequence is split depends on its own length alone: what it gets is the same whoever shares the batch.
+// read. So they are split into chunks, one block each, and whichever block is the last to leave its chunk puts all of them
+// together, in their order. How a sequence is split depends on its own length alone: what it gets is the same whoever
+// shares the batch.
 #include <attention.cuh>
 
 // A sequence has at most this many chunks, and a chunk no fewer keys than CHUNK_KEYS unless it is the last.
@@ -12,6 +13,8 @@ __device__ __forceinline__ unsigned chunk_keys(unsigned context) {
     return max(CHUNK_KEYS, (even + 63) / 64 * 64);
 }
 
+static_assert(CHUNKS_MAX <= WARP, "a lane has a chunk");
+
 // What a chunk leaves: for each row and head the sums of values [D] under the chunk's own maximum, that maximum (of
 // scores before scaling) and the sum of exponentials. Shapes: sums [N,H,chunks,D], totals [N,H,chunks,2].
 struct Partials {
@@ -19,6 +22,22 @@ struct Partials {
     float* totals;
     unsigned chunks;
 };
+
+// How many chunks of a tile and key-value head were left so far. Zero before a launch and after it: the last to come sets
+// it back. Launches of a module follow each other, so that one set is enough; the Rust half asks for no more of them.
+constexpr unsigned ARRIVALS = 1 << 14;
+static __device__ unsigned arrivals[ARRIVALS];
+
+// Whether this block is the last of `chunks` to call it for this tile and key-value head. What the others wrote before is
+// then there for all of its threads.
+__device__ __forceinline__ bool arrives_last(unsigned chunks) {
+    __threadfence();
+    __syncthreads();
+    unsigned* const arrived = arrivals + blockIdx.x * gridDim.y + blockIdx.y;
+    const bool last = __syncthreads_or(threadIdx.x == 0 && atomicInc(arrived, chunks - 1) == chunks - 1);
+    __threadfence();
+    return last;
+}
 
 // A block has 16 stacked rows and one chunk of keys. In a tile each of its warps has 8 N keys of its own, with a softmax
 // of its own; they are put together, in order, at the end.
@@ -28,14 +47,21 @@ struct Decode {
 
     Part part;
     unsigned group, query_heads, dim;
+    float scale;
+    T* o;
+    float* lse;
+    Partials partials;
 
     __device__ __forceinline__ unsigned row(unsigned stacked) const { return part.first + (part.begin + stacked) / group; }
     __device__ __forceinline__ unsigned head(unsigned stacked) const {
         return blockIdx.y * group + (part.begin + stacked) % group;
     }
+    __device__ __forceinline__ size_t place(unsigned stacked) const {
+        return (size_t)row(stacked) * query_heads + head(stacked);
+    }
 
     __device__ __forceinline__ void run(
-        const T* qkv, const Keys<T>& from, Mask mask, unsigned context, unsigned row_width, float scale, const Partials& out) const {
+        const T* qkv, const Keys<T>& from, Mask mask, unsigned context, unsigned row_width) const {
         extern __shared__ __align__(16) unsigned char smem[];
         const Tile<T, WIDTH> q{reinterpret_cast<T*>(smem)}, ring{q.at + DECODE_ROWS * WIDTH};
         Span* const seen = reinterpret_cast<Span*>(ring.at + STAGES * 2 * KEYS * WIDTH);
@@ -75,7 +101,10 @@ struct Decode {
         cp_async_wait<0>();
         softmax.finish();
         __syncthreads();
-        gather(sums, softmax, scale, out, reinterpret_cast<float*>(smem));
+        const unsigned chunks = (context + keys - 1) / keys;
+        gather(sums, softmax, chunks, reinterpret_cast<float*>(smem));
+        if (chunks == 1 || !arrives_last(chunks)) return;
+        for (unsigned stacked = warp; stacked < part.count; stacked += WARPS) combine(place(stacked), chunks);
     }
 
     // As `hide`, and what lies beyond this chunk too.
@@ -90,9 +119,10 @@ struct Decode {
         }
     }
 
-    // Puts the warps' results together and writes them. In shared memory: sums [warps,16,WIDTH], totals [warps,16,2].
+    // Puts the warps' results together and writes them: what all rows get where there is one chunk, else what this chunk
+    // leaves. In shared memory: sums [warps,16,WIDTH], totals [warps,16,2].
     __device__ __forceinline__ void gather(
-        const float (&sums)[1][WIDTH / 8][4], const Softmax<1>& softmax, float scale, const Partials& out, float* shared) const {
+        const float (&sums)[1][WIDTH / 8][4], const Softmax<1>& softmax, unsigned chunks, float* shared) const {
         float* const totals = shared + WARPS * DECODE_ROWS * WIDTH;
         const unsigned mine = threadIdx.x / WARP * DECODE_ROWS + fragment_row();
 #pragma unroll
@@ -116,23 +146,52 @@ struct Decode {
                 sum = fmaf(share, shared[at * WIDTH + column], sum);
                 total = fmaf(share, totals[2 * at + 1], total);
             }
-            const size_t place = ((size_t)row(stacked) * query_heads + head(stacked)) * out.chunks + blockIdx.z;
-            out.sums[place * dim + column] = sum;
+            if (chunks == 1) {
+                o[place(stacked) * dim + column] = from_float<T>(sum / total);
+                if (column == 0) lse[place(stacked)] = highest * scale + logf(total);
+                continue;
+            }
+            const size_t left = place(stacked) * partials.chunks + blockIdx.z;
+            partials.sums[left * dim + column] = sum;
             if (column == 0) {
-                out.totals[2 * place] = highest;
-                out.totals[2 * place + 1] = total;
+                partials.totals[2 * left] = highest;
+                partials.totals[2 * left + 1] = total;
             }
         }
+    }
+
+    // Puts the chunks of one row and head together, by one warp. They come from where all blocks see them.
+    __device__ __forceinline__ void combine(size_t place, unsigned chunks) const {
+        const float2* const totals = reinterpret_cast<const float2*>(partials.totals) + place * partials.chunks;
+        const float2 mine = lane() < chunks ? __ldcg(totals + lane()) : make_float2(-INFINITY, 0.0f);
+        const float highest = warp_reduce<Max>(mine.x);
+        const float share = exp2_approx((mine.x - highest) * scale * LOG2_E);
+        const float total = warp_reduce<Sum>(share * mine.y);
+        // Two columns a lane, D being even.
+        for (unsigned first = 0; first < dim; first += 2 * WARP) {
+            const unsigned column = first + 2 * lane();
+            float2 sum = make_float2(0.0f, 0.0f);
+#pragma unroll 8
+            for (unsigned chunk = 0; chunk < chunks; chunk++) {
+                const float weight = __shfl_sync(ALL_LANES, share, chunk);
+                if (column >= dim) continue;
+                const float* const sums = partials.sums + (place * partials.chunks + chunk) * dim;
+                const float2 part = __ldcg(reinterpret_cast<const float2*>(sums + column));
+                sum = make_float2(fmaf(weight, part.x, sum.x), fmaf(weight, part.y, sum.y));
+            }
+            if (column < dim) store_two(o + place * dim + column, sum.x / total, sum.y / total);
+        }
+        if (lane() == 0) lse[place] = highest * scale + logf(total);
     }
 };
 
 // Shapes as in attention_forward.cu, with pages; sums and totals as in Partials. Blocks: tiles of 16 stacked rows;
-// key-value heads; chunks, no fewer than the longest context has.
+// key-value heads, ARRIVALS of both together at most; chunks, no fewer than the longest context has.
 template <class T, unsigned WIDTH, unsigned WARPS, unsigned N>
 __device__ __forceinline__ void decode(
     const T* qkv, const unsigned* bounds, const T* keys, const T* values, const unsigned* tables,
-    const unsigned* contexts, float* sums, float* totals, unsigned sequences, unsigned query_heads, unsigned key_heads,
-    unsigned dim, float scale, unsigned before, unsigned after, unsigned slots, unsigned page_len, unsigned pages) {
+    const unsigned* contexts, float* sums, float* totals, T* o, float* lse, unsigned sequences, unsigned query_heads,
+    unsigned key_heads, unsigned dim, float scale, unsigned before, unsigned after, unsigned slots, unsigned page_len, unsigned pages) {
     const unsigned group = query_heads / key_heads, row_width = (query_heads + 2 * key_heads) * dim;
     const Part part = find_part(bounds, sequences, group, DECODE_ROWS, blockIdx.x);
     if (part.count == 0) return;
@@ -140,18 +199,19 @@ __device__ __forceinline__ void decode(
     if (blockIdx.z * chunk_keys(context) >= context) return;
     const size_t head_begin = (size_t)blockIdx.y * slots * dim;
     const Keys<T> from{keys + head_begin, values + head_begin, dim, tables + (size_t)part.sequence * pages, page_len};
-    Decode<T, WIDTH, WARPS, N>{part, group, query_heads, dim}.run(
-        qkv, from, {before, after}, context, row_width, scale, {sums, totals, gridDim.z});
+    const Partials partials{sums, totals, gridDim.z};
+    const Decode<T, WIDTH, WARPS, N> block{part, group, query_heads, dim, scale, o, lse, partials};
+    block.run(qkv, from, {before, after}, context, row_width);
 }
 
 #define DECODE(width, dtype, T, WARPS, N)                                                                             \
     extern "C" __global__ void __launch_bounds__(WARPS * WARP) attention_decode_##width##_##dtype(                    \
         const T* __restrict__ qkv, const unsigned* __restrict__ bounds, const T* __restrict__ keys,                   \
         const T* __restrict__ values, const unsigned* __restrict__ tables, const unsigned* __restrict__ contexts,     \
-        float* __restrict__ sums, float* __restrict__ totals, unsigned sequences, unsigned query_heads,               \
-        unsigned key_heads, unsigned dim, float scale, unsigned before, unsigned after, unsigned slots,               \
-        unsigned page_len, unsigned pages) {                                                                          \
-        decode<T, width, WARPS, N>(qkv, bounds, keys, values, tables, contexts, sums, totals, sequences,              \
+        float* __restrict__ sums, float* __restrict__ totals, T* __restrict__ o, float* __restrict__ lse,             \
+        unsigned sequences, unsigned query_heads, unsigned key_heads, unsigned dim, float scale, unsigned before,     \
+        unsigned after, unsigned slots, unsigned page_len, unsigned pages) {                                          \
+        decode<T, width, WARPS, N>(qkv, bounds, keys, values, tables, contexts, sums, totals, o, lse, sequences,      \
                                    query_heads, key_heads, dim, scale, before, after, slots, page_len, pages);        \
     }                                                                                                                 \
     KERNEL(attention_decode_##width##_##dtype)
@@ -162,50 +222,3 @@ DECODE(256, bf16, bf16, 2, 2)
 DECODE(64, f32, float, 4, 1)
 DECODE(128, f32, float, 4, 1)
 DECODE(256, f32, float, 2, 1)
-
-static_assert(CHUNKS_MAX <= WARP, "a lane has a chunk");
-constexpr unsigned COMBINE_WARPS = 4;
-
-// Puts chunks together: o [N,H*D] and lse [N,H] from sums [N,H,chunks,D] and totals [N,H,chunks,2]. Blocks: N; fours of
-// H, a warp each.
-template <class T>
-__device__ __forceinline__ void combine(
-    const float* sums, const float* totals, const unsigned* bounds, const unsigned* contexts, T* o, float* lse,
-    unsigned sequences, unsigned query_heads, unsigned chunks, unsigned dim, float scale) {
-    const unsigned row = blockIdx.x, head = blockIdx.y * COMBINE_WARPS + threadIdx.x / WARP;
-    if (head >= query_heads) return;
-    const unsigned context = contexts[sequence_of(bounds, sequences, row)];
-    const unsigned count = (context + chunk_keys(context) - 1) / chunk_keys(context);
-    const size_t place = (size_t)row * query_heads + head;
-    const float2 mine = lane() < count ? reinterpret_cast<const float2*>(totals)[place * chunks + lane()]
-                                       : make_float2(-INFINITY, 0.0f);
-    const float highest = warp_reduce<Max>(mine.x);
-    const float share = exp2_approx((mine.x - highest) * scale * LOG2_E);
-    const float total = warp_reduce<Sum>(share * mine.y);
-    // Two columns a lane, D being even.
-    for (unsigned first = 0; first < dim; first += 2 * WARP) {
-        const unsigned column = first + 2 * lane();
-        float2 sum = make_float2(0.0f, 0.0f);
-#pragma unroll 8
-        for (unsigned chunk = 0; chunk < count; chunk++) {
-            const float weight = __shfl_sync(ALL_LANES, share, chunk);
-            if (column >= dim) continue;
-            const float2 part = *reinterpret_cast<const float2*>(sums + (place * chunks + chunk) * dim + column);
-            sum = make_float2(fmaf(weight, part.x, sum.x), fmaf(weight, part.y, sum.y));
-        }
-        if (column < dim) store_two(o + place * dim + column, sum.x / total, sum.y / total);
-    }
-    if (lane() == 0) lse[place] = highest * scale + logf(total);
-}
-
-#define COMBINE(dtype, T)                                                                                             \
-    extern "C" __global__ void __launch_bounds__(COMBINE_WARPS * WARP) attention_combine_##dtype(                     \
-        const float* __restrict__ sums, const float* __restrict__ totals, const unsigned* __restrict__ bounds,        \
-        const unsigned* __restrict__ contexts, T* __restrict__ o, float* __restrict__ lse, unsigned sequences,        \
-        unsigned query_heads, unsigned chunks, unsigned dim, float scale) {                                           \
-        combine<T>(sums, totals, bounds, contexts, o, lse, sequences, query_heads, chunks, dim, scale);               \
-    }                                                                                                                 \
-    KERNEL(attention_combine_##dtype)
-
-COMBINE(bf16, bf16)
-COMBINE(f32, float)

@@ -4,7 +4,7 @@
 // `gemm_nn` A [M,K] and B [K,N] (dx = dy w), `gemm_tn` A as [K,M] and B [K,N] (dw = dyT x). Any M, N and K; rows that
 // do not all begin on 16 bytes take a slower road into shared memory. `gemm_rows*` is the first for few rows of x.
 // Nothing is summed in an order that depends on anything but the shape.
-#include <common.cuh>
+#include <activation.cuh>
 #include <ptx.cuh>
 
 // A matrix as it is stored: rows of `columns` elements, one every `stride`.
@@ -327,20 +327,50 @@ GEMM(tn, false, false, f32, float, PLAIN_THREADS, gemm_plain)
 // the A of a tensor-core product and x the B, so that 8 rows of x cost no more than one. Which k is which is free as
 // long as both agree: a lane's 16 bytes serve as two k pairs of two products, so every lane uses just what it loaded.
 // It loads into a ring in shared memory that is its own, four steps ahead: enough in flight, whatever the compiler does.
+// Of gate and up, [2F,K] in one weight, a block makes 8 columns each, and from them 8 columns of a gated unit.
 constexpr unsigned ROWS_WARPS = 8, ROWS_THREADS = ROWS_WARPS * WARP, ROWS_COLUMNS = 16, ROWS_STEP = 32, ROWS_AHEAD = 4;
 
-// y [M,N] = x [M,K] wT, w [N,K], M at most 8 * EIGHTS; rows of x and w begin on 16 bytes, and K is a multiple of 8.
-template <unsigned EIGHTS>
-__device__ __forceinline__ void gemm_rows(const bf16* x, const bf16* w, const Result& y, unsigned k) {
+// What becomes of a product's sums: they are y.
+struct AsTheyAre {
+    static constexpr unsigned COLUMNS = ROWS_COLUMNS;  // of y that a block makes
+
+    // How far a block's upper eight rows of w lie from its lower eight, y having so many columns.
+    __device__ __forceinline__ unsigned apart(unsigned) const { return 8; }
+
+    template <class SumOf>
+    __device__ __forceinline__ float finish(unsigned row, unsigned column, SumOf sum_of) const {
+        return sum_of(row, column);
+    }
+};
+
+// They are gate and up, each rounded as if it had been stored, and y is activation(gate) * up.
+struct Gated {
+    static constexpr unsigned COLUMNS = ROWS_COLUMNS / 2;
+    unsigned activation;
+
+    __device__ __forceinline__ unsigned apart(unsigned columns) const { return columns; }
+
+    template <class SumOf>
+    __device__ __forceinline__ float finish(unsigned row, unsigned column, SumOf sum_of) const {
+        const float gate = to_float(from_float<bf16>(sum_of(row, column)));
+        const float up = to_float(from_float<bf16>(sum_of(row, column + COLUMNS)));
+        return activate(gate, activation).value * up;
+    }
+};
+
+// y [M,N] of x [M,K] wT, w [N,K] or, gated, [2N,K]; M at most 8 * EIGHTS; rows of x and w begin on 16 bytes, and K is a
+// multiple of 8.
+template <unsigned EIGHTS, class Finish>
+__device__ __forceinline__ void gemm_rows(const bf16* x, const bf16* w, const Result& y, unsigned k, Finish finish) {
     __shared__ uint4 ring[ROWS_AHEAD][2][ROWS_THREADS];
     const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4;
-    const unsigned column = blockIdx.x * ROWS_COLUMNS + g;
+    const unsigned first_column = blockIdx.x * Finish::COLUMNS, column = first_column + g;
     const bf16* low = w + (size_t)column * k;
-    const bf16* high = low + (size_t)8 * k;
+    const bf16* high = low + (size_t)finish.apart(y.columns) * k;
     auto load = [&](unsigned step) {
         const unsigned at = step * ROWS_STEP + 8 * t;
         uint4(*slot)[ROWS_THREADS] = ring[step / ROWS_WARPS % ROWS_AHEAD];
-        const bool has_low = at < k && column < y.columns, has_high = at < k && column + 8 < y.columns;
+        const bool has_low = at < k && column < y.columns, has_high = at < k && column + Finish::COLUMNS - 8 < y.columns;
         cp_async_16(&slot[0][threadIdx.x], has_low ? low + at : w, has_low ? 16 : 0);
         cp_async_16(&slot[1][threadIdx.x], has_high ? high + at : w, has_high ? 16 : 0);
         cp_async_commit();
@@ -374,22 +404,31 @@ __device__ __forceinline__ void gemm_rows(const bf16* x, const bf16* w, const Re
         for (unsigned e = 0; e < 4; e++) partials[warp][eight * 8 + 2 * t + e % 2][g + e / 2 * 8] = sums[eight][e];
     }
     __syncthreads();
-    for (unsigned id = threadIdx.x; id < 8 * EIGHTS * ROWS_COLUMNS; id += ROWS_THREADS) {
-        const unsigned row = id / ROWS_COLUMNS, right = id % ROWS_COLUMNS;
+    auto sum_of = [&](unsigned row, unsigned right) {
         float sum = 0.0f;
         for (unsigned part = 0; part < ROWS_WARPS; part++) sum += partials[part][row][right];
-        y.store(row, blockIdx.x * ROWS_COLUMNS + right, sum);
+        return sum;
+    };
+    for (unsigned id = threadIdx.x; id < 8 * EIGHTS * Finish::COLUMNS; id += ROWS_THREADS) {
+        const unsigned row = id / Finish::COLUMNS, right = id % Finish::COLUMNS;
+        y.store(row, first_column + right, finish.finish(row, right, sum_of));
     }
 }
 
-// Blocks: sixteens of columns of y. x [M,K], w [N,K], y [M,N], all without gaps.
+// Blocks: sixteens of columns of y, or eights of a gated one. x [M,K], w [N,K] or [2N,K], y [M,N], all without gaps.
 #define GEMM_ROWS(rows)                                                                                               \
-    extern "C" __global__ void __launch_bounds__(ROWS_THREADS) gemm_rows##rows##_bf16(                           \
+    extern "C" __global__ void __launch_bounds__(ROWS_THREADS) gemm_rows##rows##_bf16(                                \
         const bf16* __restrict__ x, const bf16* __restrict__ w, void* __restrict__ y, unsigned m, unsigned n,         \
         unsigned k, unsigned y_is_f32, unsigned add) {                                                                \
-        gemm_rows<rows / 8>(x, w, Result{y, m, n, n, y_is_f32 != 0, add != 0}, k);                                    \
+        gemm_rows<rows / 8>(x, w, Result{y, m, n, n, y_is_f32 != 0, add != 0}, k, AsTheyAre{});                       \
     }                                                                                                                 \
-    KERNEL(gemm_rows##rows##_bf16)
+    KERNEL(gemm_rows##rows##_bf16)                                                                                    \
+    extern "C" __global__ void __launch_bounds__(ROWS_THREADS) gemm_rows##rows##_gated_bf16(                          \
+        const bf16* __restrict__ x, const bf16* __restrict__ w, bf16* __restrict__ y, unsigned m, unsigned n,         \
+        unsigned k, unsigned activation) {                                                                            \
+        gemm_rows<rows / 8>(x, w, Result{y, m, n, n, false, false}, k, Gated{activation});                            \
+    }                                                                                                                 \
+    KERNEL(gemm_rows##rows##_gated_bf16)
 
 GEMM_ROWS(8)
 GEMM_ROWS(16)

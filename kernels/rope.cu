@@ -1,6 +1,6 @@
 // Rotary position embedding in place: src/ops/rope.rs. Each thread turns a pack of a head's lower half with the pack of
 // its upper half; the values behind queries and keys are not touched.
-#include <common.cuh>
+#include <rope.cuh>
 
 // Shapes: x [N,width], the first heads*D of a row are turned; positions [N]; table [positions,D], D/2 cosines, then D/2
 // sines. `turn` is 1 forward and -1 backward.
@@ -11,18 +11,8 @@ static __device__ void rotate(T* __restrict__ x, const unsigned* __restrict__ po
     for_each_item(rows * items, [=](unsigned item) {
         const unsigned row = item / items, within = item % items;
         const unsigned head = within / packs, channel = within % packs * P;
-        const float* angles = table + size_t(positions[row]) * d + channel;
         T* at = x + size_t(row) * width + head * d + channel;
-        const Pack<float, P> cos = load_floats<P>(angles), sin = load_floats<P>(angles + half);
-        Pack<float, P> low = load_floats<P>(at), high = load_floats<P>(at + half);
-#pragma unroll
-        for (unsigned i = 0; i < P; i++) {
-            const float a = low.element[i], b = high.element[i], s = turn * sin.element[i];
-            low.element[i] = a * cos.element[i] - b * s;
-            high.element[i] = b * cos.element[i] + a * s;
-        }
-        store_floats(at, low);
-        store_floats(at + half, high);
+        turn_pack<P>(at, at, table + size_t(positions[row]) * d + channel, half, turn);
     });
 }
 

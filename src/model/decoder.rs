@@ -243,6 +243,14 @@ impl Block for Layer {
         Ok((Residual { sum, branch: Some(branch) }, LayerSaved { norm1, attention, norm2, mlp }))
     }
 
+    fn infer(&self, cx: &mut Ctx, batch: &Batch, s: Residual) -> Result<Residual> {
+        let (sum, y, _) = self.norm1.forward(cx, s)?;
+        let (branch, _) = self.attention.forward(cx, batch, y)?;
+        let (sum, y, _) = self.norm2.forward(cx, Residual { sum, branch: Some(branch) })?;
+        let branch = self.mlp.infer(cx, y)?;
+        Ok(Residual { sum, branch: Some(branch) })
+    }
+
     fn backward(&self, cx: &mut Ctx, batch: &Batch, saved: LayerSaved, mut ds: Buf) -> Result<Buf> {
         let dy = self.mlp.backward(cx, saved.mlp, ds.view())?;
         self.norm2.backward(cx, saved.norm2, dy.view(), &mut ds)?;

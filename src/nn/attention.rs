@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Batch, Ctx, Linear};
+use super::{Batch, Ctx, Linear, batch::Paging};
 use crate::{
     base::Result,
     ops::{
         Exec,
         attention::{self, Heads, Mask, Pages, Scope},
         paged_kv,
-        rope::{self, Direction},
+        rope::{self, Angles, Direction},
     },
     tensor::{Buf, DType, Tensor},
 };
@@ -30,7 +30,7 @@ pub struct Attention {
 pub struct AttentionSaved {
     /// `[N,C]`
     x: Buf,
-    /// `[N,(H+2K)*D]`, rotated
+    /// `[N,(H+2K)*D]`, rotated; of a paged batch, from which nothing is learnt, the queries alone
     qkv: Buf,
     /// `[N,H*D]`
     o: Buf,
@@ -42,11 +42,16 @@ impl Attention {
     /// x `[N,C]` to `[N,C]`.
     pub fn forward(&self, cx: &mut Ctx, batch: &Batch, x: Buf) -> Result<(Buf, AttentionSaved)> {
         let mut qkv = self.qkv.forward(cx, x.view())?;
-        self.rotate(cx, batch, &mut qkv, Direction::Forward);
         let mut o = cx.take([batch.rows(), self.heads.query * self.heads.dim])?;
         let mut lse = cx.take_accumulator([batch.rows(), self.heads.query])?;
         let exec = cx.exec;
-        let pages = self.extend_pages(cx, batch, qkv.view());
+        let pages = match &batch.paging {
+            Some(paging) => Some(self.extend_pages(cx, batch, paging, &mut qkv)),
+            None => {
+                self.rotate(cx, batch, &mut qkv, Direction::Forward);
+                None
+            }
+        };
         let scope = Scope { bounds: batch.bounds(), mask: self.mask, pages };
         attention::forward(exec, qkv.view(), self.heads, scope, o.view_mut(), lse.view_mut())?;
         let y = self.out.forward(cx, o.view())?;
@@ -70,25 +75,35 @@ impl Attention {
 
     fn rotate(&self, cx: &mut Ctx, batch: &Batch, qkv: &mut Buf, direction: Direction) {
         let heads = self.heads.query + self.heads.key_value;
-        let table = self.rope.table.view();
-        rope::rotate(cx.exec, qkv.view_mut(), heads, batch.positions(), table, direction);
+        rope::rotate(cx.exec, qkv.view_mut(), heads, self.angles(batch), direction);
     }
 
-    /// Writes this pass's keys and values where a paged batch wants them, and lends all of the layer's pages.
-    fn extend_pages<'c>(&self, cx: &'c mut Ctx, batch: &'c Batch, qkv: Tensor) -> Option<Pages<'c>> {
-        let paging = batch.paging.as_ref()?;
+    fn angles<'c>(&'c self, batch: &'c Batch) -> Angles<'c> {
+        Angles { positions: batch.positions(), table: self.rope.table.view() }
+    }
+
+    /// Rotates a paged batch's queries, writes its keys and values where it wants them, and lends all of the layer's
+    /// pages.
+    fn extend_pages<'c>(
+        &self,
+        cx: &'c mut Ctx,
+        batch: &Batch,
+        paging: &'c Paging,
+        qkv: &mut Buf,
+    ) -> Pages<'c> {
         let kv = cx.kv.as_mut().expect("a paged batch is run with KV pages");
         let page_len = kv.page_len();
         let layer = &mut kv.layers[self.layer];
-        let (keys, values) = (layer.keys.view_mut(), layer.values.view_mut());
-        paged_kv::write(cx.exec, qkv, self.heads, paging.slots.view(), keys, values);
-        Some(Pages {
+        let pages = (layer.keys.view_mut(), layer.values.view_mut());
+        let (qkv, angles, slots) = (qkv.view_mut(), self.angles(batch), paging.slots.view());
+        paged_kv::extend(cx.exec, qkv, self.heads, angles, slots, pages);
+        Pages {
             keys: layer.keys.view(),
             values: layer.values.view(),
             tables: paging.tables.view(),
             contexts: paging.contexts.view(),
             page_len,
-        })
+        }
     }
 }
 

@@ -14,6 +14,11 @@ pub trait Block {
 
     fn forward(&self, cx: &mut Ctx, batch: &Batch, s: Self::Stream) -> Result<(Self::Stream, Self::Saved)>;
 
+    /// Forward alone: what backward would need is not kept, or not made.
+    fn infer(&self, cx: &mut Ctx, batch: &Batch, s: Self::Stream) -> Result<Self::Stream> {
+        Ok(self.forward(cx, batch, s)?.0)
+    }
+
     /// From the gradient of what went out to the gradient of what came in; parameters' gradients on the way.
     fn backward(
         &self,
@@ -26,13 +31,6 @@ pub trait Block {
 
 /// Blocks one after the other.
 pub struct Stack<B>(pub Vec<B>);
-
-impl<B: Block> Stack<B> {
-    /// Forward alone: what backward would need goes back to the arena block by block.
-    pub fn infer(&self, cx: &mut Ctx, batch: &Batch, s: B::Stream) -> Result<B::Stream> {
-        self.0.iter().try_fold(s, |s, block| Ok(block.forward(cx, batch, s)?.0))
-    }
-}
 
 impl<B: Block> Block for Stack<B> {
     type Stream = B::Stream;
@@ -47,6 +45,10 @@ impl<B: Block> Block for Stack<B> {
             s = out;
         }
         Ok((s, all_saved))
+    }
+
+    fn infer(&self, cx: &mut Ctx, batch: &Batch, s: B::Stream) -> Result<B::Stream> {
+        self.0.iter().try_fold(s, |s, block| block.infer(cx, batch, s))
     }
 
     fn backward(
@@ -80,6 +82,10 @@ impl<B: Block<Stream: Keep>> Block for Recompute<B> {
     fn forward(&self, cx: &mut Ctx, batch: &Batch, s: B::Stream) -> Result<(B::Stream, B::Stream)> {
         let (kept, s) = s.keep(cx)?;
         Ok((self.0.forward(cx, batch, s)?.0, kept))
+    }
+
+    fn infer(&self, cx: &mut Ctx, batch: &Batch, s: B::Stream) -> Result<B::Stream> {
+        self.0.infer(cx, batch, s)
     }
 
     fn backward(&self, cx: &mut Ctx, batch: &Batch, kept: B::Stream, ds: B::Gradient) -> Result<B::Gradient> {

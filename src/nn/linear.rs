@@ -3,7 +3,11 @@
 use super::{Ctx, ParamId};
 use crate::{
     base::Result,
-    ops::{Write, matmul},
+    ops::{
+        Write,
+        glu::{self, Activation},
+        matmul,
+    },
     tensor::{Buf, Tensor},
 };
 
@@ -23,6 +27,19 @@ impl Linear {
             Some(b) => matmul::forward_bias(cx.exec, x, w, cx.weight(b), y.view_mut()),
             None => matmul::forward(cx.exec, x, w, y.view_mut()),
         }
+        Ok(y)
+    }
+
+    /// x `[N,I]` to `[N,O/2]`: the upper half of what [`Linear::forward`] gives, gated by the lower. For passes that
+    /// nothing is learnt from.
+    ///
+    /// # Panics
+    /// If there is a bias: no family has one there.
+    pub fn infer_gated(&self, cx: &mut Ctx, x: Tensor, activation: Activation) -> Result<Buf> {
+        assert!(self.b.is_none(), "a gated product with a bias");
+        let w = cx.weight(self.w);
+        let mut y = cx.take([x.rows(), w.rows() / 2])?;
+        glu::project(cx.exec, x, w, activation, y.view_mut())?;
         Ok(y)
     }
 

@@ -32,6 +32,13 @@ impl Mlp {
         Ok((y, MlpSaved { x, gate_up }))
     }
 
+    /// [`Mlp::forward`] where nothing is learnt.
+    pub fn infer(&self, cx: &mut Ctx, x: Buf) -> Result<Buf> {
+        let gated = self.gate_up.infer_gated(cx, x.view(), Activation::Silu)?;
+        drop(x);
+        self.down.forward(cx, gated.view())
+    }
+
     /// dy `[N,C]` to dx `[N,C]`.
     pub fn backward(&self, cx: &mut Ctx, saved: MlpSaved, dy: Tensor) -> Result<Buf> {
         let MlpSaved { x, mut gate_up } = saved;

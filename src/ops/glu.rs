@@ -4,10 +4,19 @@
 use super::{
     Exec, Float, Real, card, gelu,
     lanes::{each, rows_per_task},
-    with_float,
+    matmul, with_float,
 };
 use crate::{
-    device::{Device, cuda::Arg, host, simd::multiversion},
+    base::Result,
+    device::{
+        Device,
+        cuda::{
+            Arg,
+            gemm_own::{self, Layout},
+        },
+        host,
+        simd::multiversion,
+    },
     tensor::{Tensor, TensorMut},
 };
 
@@ -28,6 +37,29 @@ impl Activation {
             Self::Gelu(gelu::Formula::Exact) => 2,
         })
     }
+}
+
+/// The product that makes gate and up, and what [`forward`] makes of them, where nobody needs gate and up themselves.
+///
+/// Shapes: x `[N,I]`; w `[2F,I]`, gate above up; y `[N,F]`.
+///
+/// # Errors
+/// Where there is no room for gate and up, which devices want for some shapes.
+pub fn project(exec: &Exec, x: Tensor, w: Tensor, activation: Activation, y: TensorMut) -> Result<()> {
+    assert_eq!((x.rows(), w.rows()), (y.rows(), 2 * y.row_count()));
+    match &exec.device {
+        Device::Cuda(cuda) if gemm_own::has_few_rows(Layout::Nt, x, w) => {
+            if !exec.is_dry() {
+                gemm_own::multiply_gated(cuda, x, w, activation.arg(), &y);
+            }
+        }
+        _ => {
+            let mut gate_up = exec.take([x.rows(), w.rows()], x.dtype())?;
+            matmul::forward(exec, x, w, gate_up.view_mut());
+            forward(exec, gate_up.view(), activation, y);
+        }
+    }
+    Ok(())
 }
 
 /// Shapes: gate_up `[N,2F]`, gate before up; y `[N,F]`.

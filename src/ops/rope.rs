@@ -18,6 +18,15 @@ pub enum Direction {
     Backward,
 }
 
+/// By how much rows are turned.
+#[derive(Clone, Copy, Debug)]
+pub struct Angles<'a> {
+    /// `[N]`
+    pub positions: Tensor<'a>,
+    /// `[P,D]` in the accumulator's type: what [`table`] makes.
+    pub table: Tensor<'a>,
+}
+
 /// Cosines and sines for positions `0..positions`: rows of D/2 cosines, then D/2 sines.
 pub fn table(positions: usize, head_dim: usize, theta: f64) -> Vec<f64> {
     let half = head_dim / 2;
@@ -32,18 +41,12 @@ pub fn table(positions: usize, head_dim: usize, theta: f64) -> Vec<f64> {
 
 /// Rotates the first `heads` heads of every row; the values behind queries and keys stay as they are.
 ///
-/// Shapes: x `[N, heads_in_row*D]`; positions `[N]`; table `[P,D]` in the accumulator's type.
+/// Shapes: x `[N, heads_in_row*D]`.
 ///
 /// # Panics
 /// If a position lies past the table.
-pub fn rotate(
-    exec: &Exec,
-    x: TensorMut,
-    heads: usize,
-    positions: Tensor,
-    table: Tensor,
-    direction: Direction,
-) {
+pub fn rotate(exec: &Exec, x: TensorMut, heads: usize, angles: Angles, direction: Direction) {
+    let Angles { positions, table } = angles;
     let head_dim = table.row_count();
     assert!(positions.count() == x.rows() && heads * head_dim <= x.row_count());
     if exec.is_dry() {
@@ -51,7 +54,7 @@ pub fn rotate(
     }
     match &exec.device {
         Device::Cpu(_) => {
-            with_float!(x.dtype(), T => rotate_cpu::<T>(exec, x, heads, positions, table, direction));
+            with_float!(x.dtype(), T => rotate_cpu::<T>(exec, x, heads, angles, direction));
         }
         Device::Cuda(cuda) => {
             let turn = if direction == Direction::Forward { 1.0f32 } else { -1.0 };
@@ -64,12 +67,11 @@ pub fn rotate(
     }
 }
 
-fn rotate_cpu<T: Float>(
+pub(super) fn rotate_cpu<T: Float>(
     exec: &Exec,
     x: TensorMut,
     heads: usize,
-    positions: Tensor,
-    table: Tensor,
+    Angles { positions, table }: Angles,
     direction: Direction,
 ) {
     let (width, head_dim) = (x.row_count(), table.row_count());
@@ -85,7 +87,7 @@ fn rotate_cpu<T: Float>(
 }
 
 multiversion! {
-    fn turn_heads<T: Float>(row: &mut [T], angles: &[T::Acc], direction: Direction) {
+    pub(super) fn turn_heads<T: Float>(row: &mut [T], angles: &[T::Acc], direction: Direction) {
         let (cos, sin) = angles.split_at(angles.len() / 2);
         for head in row.chunks_exact_mut(angles.len()) {
             turn(head, cos, sin, direction);

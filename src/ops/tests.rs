@@ -5,7 +5,7 @@ use super::{
     cross_entropy::IGNORE,
     gelu::Formula,
     glu::Activation,
-    rope::Direction,
+    rope::{Angles, Direction},
     *,
 };
 use crate::{
@@ -288,7 +288,8 @@ fn rotation_keeps_lengths_and_turns_back() {
     let positions = exec.upload([n], &positions).expect("memory");
     let table = exec.upload([64, d], &rope::table(64, d, 100.0)).expect("memory");
     let mut turned = exec.upload([n, (heads + 1) * d], &numbers(&x)).expect("memory");
-    rope::rotate(&exec, turned.view_mut(), heads, positions.view(), table.view(), Direction::Forward);
+    let angles = Angles { positions: positions.view(), table: table.view() };
+    rope::rotate(&exec, turned.view_mut(), heads, angles, Direction::Forward);
     for (row, (x, turned)) in
         numbers(&x).chunks((heads + 1) * d).zip(numbers(&turned).chunks((heads + 1) * d)).enumerate()
     {
@@ -298,7 +299,7 @@ fn rotation_keeps_lengths_and_turns_back() {
         let expected = x[2 * d + 1] * angle.cos() - x[2 * d + 1 + d / 2] * angle.sin();
         assert!((turned[2 * d + 1] - expected).abs() < 1e-12);
     }
-    rope::rotate(&exec, turned.view_mut(), heads, positions.view(), table.view(), Direction::Backward);
+    rope::rotate(&exec, turned.view_mut(), heads, angles, Direction::Backward);
     assert!(numbers(&turned).iter().zip(numbers(&x)).all(|(a, b)| (a - b).abs() < 1e-12));
 }
 

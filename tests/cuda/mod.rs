@@ -3,6 +3,7 @@
 
 mod emulator;
 mod failures;
+mod launches;
 mod reference;
 
 use std::process::Command;

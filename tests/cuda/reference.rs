@@ -19,7 +19,7 @@ type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str);
 
 /// Whether there is anything to run.
 #[allow(clippy::print_stderr)] // A skipped test says why.
-fn has_kernels() -> bool {
+pub(super) fn has_kernels() -> bool {
     let has_kernels = are_embedded();
     if !has_kernels {
         eprintln!("skipped: this build has no CUDA kernels; packaging/cuda-toolchain fetches nvcc");
@@ -28,7 +28,7 @@ fn has_kernels() -> bool {
 }
 
 #[track_caller]
-fn run(arguments: &str, device: &str, wishes: &[(&str, &str)]) -> Ran {
+pub(super) fn run(arguments: &str, device: &str, wishes: &[(&str, &str)]) -> Ran {
     let site = Site::empty();
     let arguments: Vec<&str> = arguments.split(' ').chain(["--device", device]).collect();
     let mut command = site.command(&arguments);

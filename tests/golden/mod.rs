@@ -2,6 +2,8 @@
 //! inside): logits, the gradient of every parameter, the losses of ten AdamW steps. The files are imported the way a
 //! user's are.
 
+mod company;
+
 use std::path::{Path, PathBuf};
 
 use cloister::{

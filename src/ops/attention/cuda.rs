@@ -16,7 +16,8 @@ const CHUNKS_MAX: usize = 32;
 const CHUNK_KEYS: usize = 128;
 /// Stacked query rows of a block there.
 const DECODE_ROWS: usize = 16;
-const COMBINE_WARPS: usize = 4;
+/// Tiles times key-value heads that a launch may have there.
+const ARRIVALS: usize = 1 << 14;
 const DELTA_WARPS: usize = 8;
 const PLACE_THREADS: usize = 256;
 const WARP: usize = 32;
@@ -57,12 +58,18 @@ const fn tiles(warps: usize, rows: usize, ring: usize) -> Tiles {
 }
 
 impl Tiles {
-    /// `blocks` of these tiles over N rows of S sequences, `items` to a row: what `find_part` needs.
+    /// Blocks of these tiles, see [`tile_count`], for each head.
     fn grid(self, (n, sequences): (usize, usize), items: usize, heads: usize, shared_bytes: usize) -> Grid {
-        let mut grid = Grid::linear(n * items / self.rows + sequences, (self.warps * WARP) as u32);
+        let blocks = tile_count((n, sequences), items, self.rows);
+        let mut grid = Grid::linear(blocks, (self.warps * WARP) as u32);
         grid.blocks[1] = heads as u32;
         grid.with_shared_bytes(shared_bytes)
     }
+}
+
+/// Blocks for N rows of S sequences, `items` to a row: what `find_part` needs.
+fn tile_count((n, sequences): (usize, usize), items: usize, tile_rows: usize) -> usize {
+    n * items / tile_rows + sequences
 }
 
 /// Whether there are kernels for heads of this width.
@@ -168,7 +175,9 @@ pub fn forward(
     lse: TensorMut,
 ) -> Result<()> {
     let sequences = scope.bounds.count() - 1;
-    if scope.pages.is_some() && qkv.rows() <= sequences {
+    let has_few_rows = qkv.rows() <= sequences
+        && tile_count((qkv.rows(), sequences), heads.group(), DECODE_ROWS) * heads.key_value <= ARRIVALS;
+    if scope.pages.is_some() && has_few_rows {
         return decode(exec, cuda, qkv, heads, scope, o, lse);
     }
     if exec.is_dry() || qkv.rows() == 0 {
@@ -240,17 +249,10 @@ fn decode(
     let name = width.pick("attention_decode_64", "attention_decode_128", "attention_decode_256");
     let [keys, values, tables, contexts, slots, page_len, pages] = paging(heads, scope);
     let mut args = vec![qkv.into(), scope.bounds.into(), keys, values, tables, contexts];
-    args.extend([Arg::from(sums.view()), totals.view().into(), sequences.into()]);
+    args.extend([Arg::from(sums.view()), totals.view().into(), (&o).into(), (&lse).into(), sequences.into()]);
     args.extend(ending(heads, scope));
     args.extend([slots, page_len, pages]);
     cuda.launch(name, qkv.dtype(), grid, &args);
-
-    let mut grid = Grid::linear(n, (COMBINE_WARPS * WARP) as u32);
-    grid.blocks[1] = heads.query.div_ceil(COMBINE_WARPS) as u32;
-    let [query, _, dim, scale, ..] = ending(heads, scope);
-    let mut args = vec![sums.view().into(), totals.view().into(), scope.bounds.into(), contexts];
-    args.extend([Arg::from(&o), (&lse).into(), sequences.into(), query, chunks.into(), dim, scale]);
-    cuda.launch("attention_combine", qkv.dtype(), grid, &args);
     Ok(())
 }
 

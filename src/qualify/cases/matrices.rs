@@ -3,7 +3,12 @@
 use super::{Case, Lab, Outputs, Sizes};
 use crate::{
     base::Result,
-    ops::{Write, gelu::Formula, matmul},
+    ops::{
+        Write,
+        gelu::Formula,
+        glu::{self, Activation},
+        matmul,
+    },
 };
 
 /// One row; fewer than any tile; ragged in every direction; a decode step's few rows; whole tiles and a bit.
@@ -35,9 +40,21 @@ const ROWS: &[Sizes] =
     &[[1, 1, 0, 0, 0], [7, 5, 0, 0, 0], [33, 384, 0, 0, 0], [130, 1000, 0, 0, 0], [9001, 24, 0, 0, 0]];
 const FORMULAS: [Formula; 2] = [Formula::Tanh, Formula::Exact];
 
+/// Few rows as each kernel for them takes them, ragged columns, columns that begin on no 16 bytes; many rows.
+const GATED: &[Sizes] = &[
+    [1, 8, 1, 0, 0],
+    [3, 7, 5, 0, 0],
+    [1, 256, 512, 0, 0],
+    [8, 264, 93, 0, 0],
+    [13, 64, 40, 0, 0],
+    [32, 520, 17, 0, 0],
+    [33, 64, 100, 0, 0],
+];
+
 pub const CASES: &[Case] = &[
     Case { kernel: "matmul forward", letters: "NIO", shapes: SHAPES, run: forward },
     Case { kernel: "matmul forward, f32 out", letters: "NIO", shapes: SHAPES, run: forward_accumulator },
+    Case { kernel: "matmul forward, gated", letters: "NIF", shapes: GATED, run: forward_gated },
     Case { kernel: "matmul backward, input", letters: "NIO", shapes: SHAPES, run: backward_input },
     Case { kernel: "matmul backward, weight", letters: "NIO", shapes: WEIGHT_SHAPES, run: backward_weight },
     Case { kernel: "matmul forward, bias", letters: "NIO", shapes: SHAPES, run: forward_bias },
@@ -75,6 +92,19 @@ fn forward_accumulator(lab: &mut Lab, [n, i, o, ..]: Sizes) -> Result<Outputs> {
     let (x, w, mut y) = (lab.normal([n, i], 1.0)?, lab.normal([o, i], 0.1)?, lab.output_accumulator([n, o])?);
     matmul::forward(&lab.exec, x.view(), w.view(), y.view_mut());
     lab.outputs([("y", &y)])
+}
+
+fn forward_gated(lab: &mut Lab, [n, i, f, ..]: Sizes) -> Result<Outputs> {
+    let (x, w, mut y) = (lab.normal([n, i], 1.0)?, lab.normal([2 * f, i], 0.1)?, lab.output([n, f])?);
+    glu::project(&lab.exec, x.view(), w.view(), Activation::Silu, y.view_mut())?;
+    let (mut gate_up, mut two_steps) = (lab.output([n, 2 * f])?, lab.output([n, f])?);
+    matmul::forward(&lab.exec, x.view(), w.view(), gate_up.view_mut());
+    glu::forward(&lab.exec, gate_up.view(), Activation::Silu, two_steps.view_mut());
+    let mut outputs = lab.outputs([("y", &y), ("y in two steps", &two_steps)])?;
+    // Not a bit of difference, on any device.
+    let difference = outputs.0[0].1.iter().zip(&outputs.0[1].1).map(|(once, twice)| once - twice).collect();
+    outputs.0.push(("difference", difference));
+    Ok(outputs)
 }
 
 fn backward_input(lab: &mut Lab, [n, i, o, ..]: Sizes) -> Result<Outputs> {

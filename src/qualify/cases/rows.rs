@@ -11,8 +11,9 @@ use crate::{
         glu::{self, Activation},
         layernorm::{self, Moments},
         paged_kv, rmsnorm,
-        rope::{self, Direction},
+        rope::{self, Angles, Direction},
     },
+    tensor::Buf,
 };
 
 const ROWS: &[Sizes] =
@@ -31,7 +32,7 @@ pub const CASES: &[Case] = &[
     Case { kernel: "rmsnorm forward, residual", letters: "NC", shapes: ROWS, run: norm_forward_residual },
     Case { kernel: "rmsnorm backward", letters: "NC", shapes: WIDE_ROWS, run: norm_backward },
     Case { kernel: "rope", letters: "NHKD", shapes: HEADS, run: rotate },
-    Case { kernel: "paged keys and values, write", letters: "NHKD", shapes: HEADS, run: write_pages },
+    Case { kernel: "rope into pages", letters: "NHKD", shapes: HEADS, run: extend_pages },
     Case { kernel: "layernorm forward", letters: "NC", shapes: WIDE_ROWS, run: layer_forward },
     Case { kernel: "layernorm backward", letters: "NC", shapes: WIDE_ROWS, run: layer_backward },
     Case { kernel: "gated units forward", letters: "NF", shapes: GATES, run: gate_forward },
@@ -73,29 +74,40 @@ fn norm_backward(lab: &mut Lab, [n, c, ..]: Sizes) -> Result<Outputs> {
     lab.outputs([("dx", &dx), ("dw", &dw), ("dx, added", &dx_added), ("dw, added", &dw_added)])
 }
 
+/// Positions of a table of rotations.
+const POSITIONS: usize = 40;
+
+/// Some positions for N rows, and the table for heads D wide.
+fn rotation(lab: &mut Lab, n: usize, d: usize) -> Result<[Buf; 2]> {
+    let table: Vec<f32> = rope::table(POSITIONS, d, 1e4).into_iter().map(|x| x as f32).collect();
+    Ok([lab.ids(n, POSITIONS)?, lab.exactly(&table)?])
+}
+
+fn angles([positions, table]: &[Buf; 2], d: usize) -> Angles<'_> {
+    Angles { positions: positions.view(), table: table.view().window(0, [POSITIONS, d]) }
+}
+
 fn rotate(lab: &mut Lab, [n, h, k, d, _]: Sizes) -> Result<Outputs> {
-    const POSITIONS: usize = 40;
     let heads = Heads { query: h, key_value: k, dim: d };
-    let angles: Vec<f32> = rope::table(POSITIONS, d, 1e4).into_iter().map(|x| x as f32).collect();
-    let (table, positions) = (lab.exactly(&angles)?, lab.ids(n, POSITIONS)?);
-    let table = table.view().window(0, [POSITIONS, d]);
+    let rotation = rotation(lab, n, d)?;
     let (mut forward, mut backward) =
         (lab.normal([n, heads.row_count()], 1.0)?, lab.normal([n, heads.row_count()], 1.0)?);
     for (x, direction) in [(&mut forward, Direction::Forward), (&mut backward, Direction::Backward)] {
-        rope::rotate(&lab.exec, x.view_mut(), h + k, positions.view(), table, direction);
+        rope::rotate(&lab.exec, x.view_mut(), h + k, angles(&rotation, d), direction);
     }
     lab.outputs([("forward", &forward), ("backward", &backward)])
 }
 
-fn write_pages(lab: &mut Lab, [n, h, k, d, _]: Sizes) -> Result<Outputs> {
+fn extend_pages(lab: &mut Lab, [n, h, k, d, _]: Sizes) -> Result<Outputs> {
     let heads = Heads { query: h, key_value: k, dim: d };
-    let qkv = lab.normal([n, heads.row_count()], 1.0)?;
+    let (rotation, mut qkv) = (rotation(lab, n, d)?, lab.normal([n, heads.row_count()], 1.0)?);
     // Every second slot, the last row first.
     let slots: Vec<u32> = (0..n as u32).rev().map(|row| 2 * row + 1).collect();
     let slots = lab.exec.upload([n], &slots)?;
     let (mut keys, mut values) = (lab.normal([k, 2 * n, d], 1.0)?, lab.normal([k, 2 * n, d], 1.0)?);
-    paged_kv::write(&lab.exec, qkv.view(), heads, slots.view(), keys.view_mut(), values.view_mut());
-    lab.outputs([("keys", &keys), ("values", &values)])
+    let pages = (keys.view_mut(), values.view_mut());
+    paged_kv::extend(&lab.exec, qkv.view_mut(), heads, angles(&rotation, d), slots.view(), pages);
+    lab.outputs([("qkv", &qkv), ("keys", &keys), ("values", &values)])
 }
 
 fn layer_forward(lab: &mut Lab, [n, c, ..]: Sizes) -> Result<Outputs> {
