@@ -101,7 +101,7 @@ mod tests {
         for _ in 0..2 {
             let mut buf = zeros();
             assert!(host::slice::<f32>(buf.view()).iter().all(|number| number.to_bits() == 0));
-            exec.write(&mut buf, &[1.0; 1000]);
+            exec.write(&mut buf, &[1f32; 1000]);
         }
     }
 }
