@@ -83,4 +83,6 @@ pub trait Intake: Sync {
     fn admit(&self, batch: Vec<NewDocument>) -> Result<Vec<Admitted>>;
     /// Keeps the reasons why inputs were refused. A name that is refused again replaces its older refusal.
     fn quarantine(&self, batch: Vec<Refusal>) -> Result<()>;
+    /// Is told of each process that is started to read documents, by its number, from any thread.
+    fn reads(&self, _process: u32) {}
 }

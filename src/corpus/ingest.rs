@@ -120,9 +120,10 @@ pub fn run(spec: &IngestSpec, intake: &dyn Intake, monitor: &dyn Monitor) -> Res
         enqueue: Some(enqueue),
     });
     let mut handover = Handover::new(spec, intake, monitor, total_bytes);
+    let started = |process| intake.reads(process);
     let outcome = std::thread::scope(|scope| {
         for _ in 0..readers {
-            let cage = Cage::until(stop.clone(), Program::own(spec.allow_weak_sandbox));
+            let cage = Cage::until(stop.clone(), Program::own(spec.allow_weak_sandbox), &started);
             scope.spawn(|| Reader { spec, next: &next, stop: &stop, cage }.run());
         }
         let outcome = handover.all(&queue);
@@ -183,7 +184,7 @@ struct Reader<'a> {
     spec: &'a IngestSpec,
     next: &'a Mutex<Upcoming>,
     stop: &'a AtomicBool,
-    cage: Cage,
+    cage: Cage<'a>,
 }
 
 /// What a reader is to look at next.

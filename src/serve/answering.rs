@@ -33,7 +33,7 @@ use crate::{
     infer::{Event, Events, FinishReason, Generation, Piece, Prompt, Usage},
     seal,
     store::{AnswerKind, AnswerState},
-    work::policy::Caller,
+    work::{Ahead, policy::Caller},
 };
 
 pub async fn chat(api: Arc<Api>, caller: Caller, call: Call) -> ApiResult<Response> {
@@ -310,6 +310,8 @@ struct Record {
     permit: Option<OwnedSemaphorePermit>,
     /// Among what its token may have at once.
     place: Place,
+    /// Before documents.
+    _ahead: Ahead,
 }
 
 impl Record {
@@ -328,7 +330,8 @@ impl Record {
             let begun = api.ask(move |records| records.begin_answer(&to_record)).await;
             api.recorded(begun)?;
             let usage = Usage { prompt_tokens: asked.prompt_tokens as usize, completion_tokens: 0 };
-            Ok(Self { api, asked, text: String::new(), usage, permit: Some(permit), place })
+            let _ahead = api.precedence.answer();
+            Ok(Self { api, asked, text: String::new(), usage, permit: Some(permit), place, _ahead })
         });
         beginning.await.map_err(|_| ApiError::internal(&Error::failed("beginning a record panicked")))?
     }

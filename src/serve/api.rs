@@ -26,7 +26,7 @@ use crate::{
     base::{Error, ErrorKind, Result},
     infer::{Engine, Prompt},
     text::ChatTemplate,
-    work::policy::Caller,
+    work::{Precedence, policy::Caller},
 };
 
 /// The bounds of what one client, or all of them, can take.
@@ -105,6 +105,8 @@ pub struct Api {
     models: RwLock<Vec<Arc<Served>>>,
     pub metrics: Metrics,
     pub limits: Limits,
+    /// Answers go before documents that are read beside them.
+    pub precedence: Arc<Precedence>,
     /// One permit an answer, kept until its outcome is recorded.
     pub answers: Arc<Semaphore>,
     pub allowances: Arc<Allowances>,
@@ -128,11 +130,17 @@ pub struct Api {
 }
 
 impl Api {
-    pub fn new(records: Arc<dyn Records>, models: Vec<Served>, limits: Limits) -> Self {
+    pub fn new(
+        records: Arc<dyn Records>,
+        models: Vec<Served>,
+        limits: Limits,
+        precedence: Arc<Precedence>,
+    ) -> Self {
         Self {
             records,
             models: RwLock::new(models.into_iter().map(Arc::new).collect()),
             metrics: Metrics::new(ROUTES.iter().map(|route| route.label())),
+            precedence,
             answers: Arc::new(Semaphore::new(limits.answers_max)),
             allowances: Arc::new(Allowances::new(limits.each)),
             limits,

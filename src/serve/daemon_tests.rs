@@ -869,7 +869,12 @@ fn what_trust_costs_before_the_first_token() {
     let records = Arc::new(WardenRecords(Arc::clone(&warden)));
     let served = models::refresh(&warden, &[], &Device::cpu(Some(1))).expect("it loads");
     let rules = Arc::clone(&served[0]);
-    let api = Arc::new(Api::new(Arc::clone(&records) as Arc<dyn Records>, Vec::new(), Limits::default()));
+    let api = Arc::new(Api::new(
+        Arc::clone(&records) as Arc<dyn Records>,
+        Vec::new(),
+        Limits::default(),
+        Arc::clone(warden.precedence()),
+    ));
     api.replace_models(served);
     let router = router(&api);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();

@@ -51,7 +51,7 @@ pub enum Handler {
     Guarded(Action, fn(Arc<Api>, Caller, Call) -> Answering),
     /// Guarded as well; the body goes into memory that is wiped. What is set says that a record is begun, as in [`Call`].
     Confided(Action, fn(Arc<Api>, Caller, Secret, Arc<AtomicBool>) -> Answering),
-    /// A request of the warden's, who records it.
+    /// A request of the warden's, who records it. It may be an ingest: it does not go before documents.
     Managed(&'static Kind),
 }
 
@@ -170,10 +170,12 @@ async fn timed(
             answer(Arc::clone(&api), head, body).await.into_response()
         }
         Guarded(action, answer) => {
+            let _ahead = api.precedence.answer();
             let work = called(id.clone(), received, answer);
             guarded(&api, action, recording(action), work, id, request, received).await.into_response()
         }
         Confided(action, answer) => {
+            let _ahead = api.precedence.answer();
             let work = confided(answer);
             guarded(&api, action, recording(action), work, id, request, received).await.into_response()
         }

@@ -65,7 +65,11 @@ impl Service {
         );
         let device = options.device.open(options.threads)?;
         let records = Arc::new(WardenRecords(Arc::clone(&warden)));
-        let api = Arc::new(Api::new(records, Vec::new(), options.limits.clone()));
+        if matches!(device, Device::Cpu(_)) {
+            warden.precedence().apply();
+        }
+        let precedence = Arc::clone(warden.precedence());
+        let api = Arc::new(Api::new(records, Vec::new(), options.limits.clone(), precedence));
         api.replace_models(models::refresh(&warden, &[], &device)?);
         Ok(Self { warden, api, device, identity, tls })
     }
@@ -97,6 +101,8 @@ impl Service {
     ) {
         self.warden.begin_serving();
         let strangers = tokio::spawn(count_strangers(Arc::clone(&self.api)));
+        let readers = Arc::clone(self.warden.precedence());
+        let readers = tokio::spawn(async move { readers.tend().await });
         let newcomers =
             tokio::spawn(watch_models(Arc::clone(&self.warden), Arc::clone(&self.api), self.device.clone()));
         let stopped = async {
@@ -114,6 +120,7 @@ impl Service {
         listen::serve(listener, tls, router(&self.api), limits, stopped, options.grace).await;
         newcomers.abort();
         strangers.abort();
+        readers.abort();
         let api = Arc::clone(&self.api);
         // Joins the engines' threads, which takes as long as a step.
         let _ = tokio::task::spawn_blocking(move || api.stop_engines()).await;

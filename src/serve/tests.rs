@@ -268,7 +268,8 @@ fn bench_with(change: impl FnOnce(&mut ToyModel, &mut Limits)) -> Bench {
     let engine = Engine::start(Box::new(model), tokenizer, EngineOptions::default()).expect("starts");
     let served = Served::new(facts, engine, ChatTemplate::default());
     let records = Arc::new(Memory::default());
-    let api = Arc::new(Api::new(Arc::clone(&records) as Arc<dyn Records>, vec![served], limits));
+    let api =
+        Arc::new(Api::new(Arc::clone(&records) as Arc<dyn Records>, vec![served], limits, Arc::default()));
     Bench { router: router(&api), api, records }
 }
 

@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use super::{
     documents, frame,
+    precedence::Readers,
     protocol::{Call, FromWorker, Reply, Task, ToWorker},
     warden::Warden,
 };
@@ -61,7 +62,7 @@ pub(super) fn run(
 ) -> Result<Value> {
     let (ours, theirs) = UnixStream::pair().context("making a worker's socket")?;
     let mut worker = Worker::start(theirs)?;
-    let outcome = Host::new(warden, job, leave, monitor, ours).serve(task);
+    let outcome = Host::new(warden, job, leave, monitor, ours).of(worker.child.id()).serve(task);
     worker.end(outcome)
 }
 
@@ -162,6 +163,8 @@ pub(super) struct Host<'a> {
     reserved: HashSet<Id>,
     /// What this task committed.
     own: HashSet<Id>,
+    /// The processes that read documents for it, where its own is known.
+    readers: Option<Readers>,
     /// Of a training run: optimizer steps done, and in all.
     steps: Option<(u64, u64)>,
 }
@@ -175,7 +178,13 @@ impl<'a> Host<'a> {
         socket: UnixStream,
     ) -> Self {
         let (reserved, own) = (HashSet::new(), HashSet::new());
-        Self { warden, job, leave, monitor, socket, reserved, own, steps: None }
+        Self { warden, job, leave, monitor, socket, reserved, own, readers: None, steps: None }
+    }
+
+    /// Of the worker in that process.
+    fn of(mut self, worker: u32) -> Self {
+        self.readers = Some(Readers::of(&self.warden.precedence, worker));
+        self
     }
 
     /// Serves the worker until it reports how it ended; None where it went away without.
@@ -210,6 +219,9 @@ impl<'a> Host<'a> {
                     self.monitor.progress(&progress);
                 }
                 FromWorker::Note(text) => self.monitor.note(&text),
+                FromWorker::Reader(process) => {
+                    self.readers.iter_mut().for_each(|readers| readers.add(process))
+                }
                 FromWorker::Text(piece) => self.monitor.text(&piece),
                 FromWorker::Finished(outcome) => return outcome.map(Some),
                 FromWorker::Call(call) => self.answer(call)?,

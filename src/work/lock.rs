@@ -9,9 +9,14 @@ use std::{
         unix::fs::OpenOptionsExt,
     },
     path::Path,
+    time::{Duration, Instant},
 };
 
 use crate::base::{Context, Error, Result, fs::create_private_dir};
+
+/// A process that is being started has our descriptors until it runs its own program: a lock that this very process let go
+/// of may be held for so long.
+const STARTING_MAX: Duration = Duration::from_millis(500);
 
 /// The held lock; dropping it lets go.
 pub(super) struct Lock {
@@ -48,16 +53,20 @@ pub(super) fn try_lock(data_dir: &Path) -> Result<Attempt> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let mut file = options.open(&path).with_context(|| format!("opening {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            // The holder may be writing it just now: then the process has no number yet, and is there all the same.
-            let _ = file.read_to_string(&mut text);
-            return Ok(Attempt::Taken { pid: text.trim().parse().ok() });
-        }
-        Err(TryLockError::Error(error)) => {
-            return Err(error).with_context(|| format!("locking {}", path.display()));
+    let until = Instant::now() + STARTING_MAX;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) => {
+                let pid = holder(&mut file);
+                if pid != Some(std::process::id()) || Instant::now() > until {
+                    return Ok(Attempt::Taken { pid });
+                }
+                std::thread::sleep(STARTING_MAX / 100);
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("locking {}", path.display()));
+            }
         }
     }
     file.set_len(0)
@@ -65,6 +74,13 @@ pub(super) fn try_lock(data_dir: &Path) -> Result<Attempt> {
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .with_context(|| format!("writing {}", path.display()))?;
     Ok(Attempt::Held(Lock { file }))
+}
+
+/// The process that has written its number into the lock. None of one that is about to: it is there all the same.
+fn holder(lock: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    lock.rewind().and_then(|()| lock.read_to_string(&mut text)).ok()?;
+    text.trim().parse().ok()
 }
 
 /// The error for somebody who must be the warden and cannot.

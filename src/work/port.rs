@@ -198,6 +198,11 @@ impl Intake for Port {
     fn quarantine(&self, batch: Vec<Refusal>) -> Result<()> {
         self.done(Call::Quarantine(batch))
     }
+
+    fn reads(&self, process: u32) {
+        // A warden that is gone ends the work at its next call.
+        let _ = self.send(&FromWorker::Reader(process));
+    }
 }
 
 fn offer(document: &NewDocument) -> Offered {

@@ -50,6 +50,8 @@ pub(super) enum FromWorker {
     Call(Call),
     Progress(Progress),
     Note(String),
+    /// A process that reads documents was started.
+    Reader(u32),
     /// As a model writes it.
     Text(String),
     /// Last, once.

@@ -18,6 +18,7 @@ use super::{
     jobs::Jobs,
     lock::{self, Attempt, Lock},
     policy::{Action, Actor, Caller},
+    precedence::Precedence,
     question::DaemonState,
     reconcile,
     request::Request,
@@ -62,6 +63,7 @@ pub struct Warden {
     pub(super) deployment_changes: AtomicU64,
     /// Set while somebody is answered beside the work.
     serving: AtomicBool,
+    pub(super) precedence: Arc<Precedence>,
     /// Set by a request to seal.
     pub(super) sealing: AtomicBool,
     /// Let go of last.
@@ -112,6 +114,7 @@ impl Warden {
             notices: Vec::new(),
             deployment_changes: AtomicU64::new(0),
             serving: AtomicBool::new(false),
+            precedence: Arc::default(),
             sealing: AtomicBool::new(false),
             lock,
         };
@@ -230,6 +233,11 @@ impl Warden {
     /// From now on somebody is answered beside the work.
     pub fn begin_serving(&self) {
         self.serving.store(true, Ordering::Release);
+    }
+
+    /// Who goes first where answers and documents meet.
+    pub fn precedence(&self) -> &Arc<Precedence> {
+        &self.precedence
     }
 
     /// Documents that are read at a time. Readers yield to everybody, and yet a kernel that finds no core idle may let whoever is

@@ -74,14 +74,15 @@ impl Program {
 }
 
 /// One cage; each thread that reads documents has its own.
-#[derive(Debug)]
-pub struct Cage {
+pub struct Cage<'a> {
     program: Program,
     child: Option<Running>,
     wall_max: Duration,
     /// A child of this program has answered before: if one ends, it is a document's doing.
     is_proven: bool,
     stop: Arc<AtomicBool>,
+    /// Is told of every child by its process number.
+    started: &'a (dyn Fn(u32) + Sync),
 }
 
 #[derive(Debug)]
@@ -101,14 +102,15 @@ impl Drop for Running {
     }
 }
 
-impl Cage {
+impl<'a> Cage<'a> {
     pub fn new(program: Program) -> Self {
-        Self::until(Arc::default(), program)
+        Self::until(Arc::default(), program, &|_| ())
     }
 
-    /// A cage that is of no use once `stop` is set: a document that is being read is given up at once.
-    pub fn until(stop: Arc<AtomicBool>, program: Program) -> Self {
-        Self { program, child: None, wall_max: WALL_MAX, is_proven: false, stop }
+    /// A cage that is of no use once `stop` is set: a document that is being read is given up at once. `started` is told of
+    /// every child by its process number.
+    pub fn until(stop: Arc<AtomicBool>, program: Program, started: &'a (dyn Fn(u32) + Sync)) -> Self {
+        Self { program, child: None, wall_max: WALL_MAX, is_proven: false, stop, started }
     }
 
     /// Reads one document. What is found goes to `sink` as it comes; the outcome says what the file was, or
@@ -131,6 +133,7 @@ impl Cage {
             Some(running) => running,
             none => {
                 let running = none.insert(start(&self.program)?);
+                (self.started)(running.process.id());
                 if !self.is_proven {
                     running.rehearse(stop)?;
                     self.is_proven = true;
