@@ -257,8 +257,8 @@ mod tests {
     }
 
     /// As who tends it finds it after a while.
-    fn after(precedence: &Precedence, while_: Duration) -> Relenting {
-        sleep(while_);
+    fn after(precedence: &Precedence, wait: Duration) -> Relenting {
+        sleep(wait);
         precedence.relent()
     }
 
